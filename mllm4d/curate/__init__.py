@@ -1,0 +1,1 @@
+"""Stereo video to scenes and shards."""

@@ -1,0 +1,1 @@
+"""Where clips come from. A source is one small class; see ``base.py``."""

@@ -1,0 +1,1 @@
+"""The base MLLM: loading, preprocessing, what trains, and a tiny one to try things on."""

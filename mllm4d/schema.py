@@ -1,0 +1,241 @@
+"""The records that travel along the way of the data. Every field says its shape, unit and frame of reference.
+
+Axes, units and the direction of extrinsics are stated once, in the package's docstring (``mllm4d/__init__.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TASKS = (
+    "camera_absolute_distance",
+    "camera_relative_direction",
+    "object_absolute_distance",
+    "object_relative_direction",
+    "object_camera_absolute_distance",
+    "object_camera_relative_distance",
+    "object_camera_relative_direction",
+)
+"""The seven relations; a question's ``task`` is one of them."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera on its way through the world.
+
+    Attributes:
+        intrinsics: [3, 3], pixels of the stored frames.
+        world_to_camera: [T, 4, 4], metres.
+        center_sigma: [T], standard deviation of the camera centre relative to the first frame's, metres; 0 is exact.
+    """
+
+    intrinsics: Tensor
+    world_to_camera: Tensor
+    center_sigma: Tensor
+
+
+@dataclass(frozen=True)
+class Track:
+    """One named object over time.
+
+    Attributes:
+        id: Unique in the clip.
+        name: What a question calls it; unique in the clip.
+        centers: [T, 3], world, metres; NaN in frames where it is not seen.
+        center_sigma: [T], standard deviation of the centre (per axis), metres; NaN where not seen.
+        points: T tensors [M, 3] of surface points, world, metres; M may be 0.
+        moving: Whether it moves in the world; None when that cannot be told.
+    """
+
+    id: int
+    name: str
+    centers: Tensor
+    center_sigma: Tensor
+    points: tuple[Tensor, ...]
+    moving: bool | None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where one named object is in the left view: ``pixels`` is [T, H, W] bool."""
+
+    id: int
+    name: str
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a source hands out: a piece of stereo video and whatever else the source knows about it.
+
+    Attributes:
+        key: Unique in the source, safe as a file name.
+        video: The source video that it was cut from.
+        frames: [T, H, W, 3] uint8 RGB, left view.
+        times: [T] float64, seconds, the first is 0.
+        fps: Nominal frame rate of the stored frames, 1/s.
+        intrinsics: [3, 3], pixels of ``frames``.
+        right: [T, H, W, 3] uint8 RGB, rectified right view, or None.
+        baseline: Distance of the two cameras, metres, or None.
+        depth: [T, H, W] float32 z-depth, metres, 0 unknown, or None.
+        world_to_camera: [T, 4, 4] float64, metres, or None when it has to be estimated.
+        masks: Objects as image regions, where the source has them.
+        tracks: Objects as known tracks, where the source has them.
+        provenance: Where it comes from; plain JSON values.
+    """
+
+    key: str
+    video: str
+    frames: Tensor
+    times: Tensor
+    fps: float
+    intrinsics: Tensor
+    right: Tensor | None = None
+    baseline: float | None = None
+    depth: Tensor | None = None
+    world_to_camera: Tensor | None = None
+    masks: tuple[Mask, ...] = ()
+    tracks: tuple[Track, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The 4-D truth about a clip, as far as it is known.
+
+    Attributes:
+        fps: Nominal frame rate of the stored frames, 1/s.
+        times: [T] float64, seconds.
+        camera: The left camera.
+        objects: Named objects.
+        quality: Figures about how the scene was measured; plain JSON values.
+        provenance: Where it comes from; plain JSON values.
+    """
+
+    fps: float
+    times: Tensor
+    camera: Camera
+    objects: tuple[Track, ...]
+    quality: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``scene.json``: plain JSON values, metres to 6 decimals, unseen centres null."""
+        return {
+            "units": "m",
+            "axes": "opencv",
+            "fps": self.fps,
+            "times": _numbers(self.times),
+            "camera": {
+                "intrinsics": _numbers(self.camera.intrinsics),
+                "world_to_camera": _numbers(self.camera.world_to_camera),
+                "center_sigma": _numbers(self.camera.center_sigma),
+            },
+            "objects": [
+                {
+                    "id": track.id,
+                    "name": track.name,
+                    "centers": [None if None in row else row for row in _numbers(track.centers)],
+                    "center_sigma": _numbers(track.center_sigma),
+                    "moving": track.moving,
+                }
+                for track in self.objects
+            ],
+            "quality": dict(self.quality),
+            "provenance": dict(self.provenance),
+        }
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question about a clip; the fields of an entry of ``qa.json``.
+
+    Attributes:
+        id: Unique in the data set.
+        task: One of ``TASKS``.
+        question: The wording, without the options.
+        options: Letter to text, in order A, B, ….
+        answer: The right letter.
+        answer_value: The measured relation: metres, or the label in words.
+        unit: "m" or None.
+        anchors: Indices [i, j] of the stored frames that the question is about.
+        object: The object's id, or None.
+        solution: ``camera_center`` and ``object_center``: two [x, y, z] in metres (at anchor i and j), or None, in the
+            camera axes of the clip's first stored frame.
+        reasoning: The ST-CoT text, or None.
+    """
+
+    id: str
+    task: str
+    question: str
+    options: Mapping[str, str]
+    answer: str
+    answer_value: float | str
+    unit: str | None
+    anchors: tuple[int, int]
+    object: int | None
+    solution: Mapping[str, Any]
+    reasoning: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of ``qa.json``."""
+        return {**self.__dict__, "options": dict(self.options), "anchors": list(self.anchors)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], where: str) -> Question:
+        """Read an entry of ``qa.json``.
+
+        Args:
+            entry: The parsed entry.
+            where: The file it came from, for the message.
+
+        Raises:
+            ValueError: A key is missing or unknown, the task is unknown, or the answer is not one of the options.
+        """
+        names = cls.__dataclass_fields__
+        if missing := [name for name in names if name not in entry]:
+            raise ValueError(f"{where}: question {entry.get('id')!r} lacks the key {missing[0]!r}")
+        if entry["task"] not in TASKS:
+            raise ValueError(f"{where}: question {entry['id']!r}: task {entry['task']!r} is not one of {', '.join(TASKS)}")
+        if not isinstance(entry["options"], Mapping) or entry["answer"] not in entry["options"]:
+            raise ValueError(
+                f"{where}: question {entry['id']!r}: answer {entry['answer']!r} is not among the options "
+                f"{', '.join(entry['options'])}"
+            )
+        if len(entry["anchors"]) != 2:
+            raise ValueError(f"{where}: question {entry['id']!r}: anchors must be two frame indices")
+        return cls(**{**{name: entry[name] for name in names}, "anchors": tuple(entry["anchors"])})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip with all its questions, as a shard holds it.
+
+    Attributes:
+        key: The clip's key.
+        video: MP4 bytes of the stored frames (left view).
+        scene: The content of ``scene.json``.
+        questions: All questions about the clip.
+    """
+
+    key: str
+    video: bytes
+    scene: Mapping[str, Any]
+    questions: tuple[Question, ...]
+
+
+def _numbers(tensor: Tensor) -> Any:
+    """Nested lists of floats rounded to 6 decimals, None for values that are not finite."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return [convert(item) for item in value]
+        return round(value, 6) + 0.0 if math.isfinite(value) else None
+
+    return convert(tensor.double().tolist())

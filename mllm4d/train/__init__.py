@@ -1,0 +1,1 @@
+"""LightningModules and what they are made of."""
