@@ -1,0 +1,242 @@
+"""Curation as a whole: a source's clips become scenes, their relations questions, and all of it shards."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from mllm4d.curate.depth import DepthEstimator
+from mllm4d.curate.describe import describe
+from mllm4d.curate.odometry import Odometry
+from mllm4d.curate.sources.base import Source
+from mllm4d.curate.summary import print_summary
+from mllm4d.curate.worker import ClipJob, StagedClip, read_staged, single_threaded
+from mllm4d.qa.balance import balance
+from mllm4d.qa.blind import score_blind
+from mllm4d.qa.generate import Margins
+from mllm4d.schema import Question, Sample
+from mllm4d.shards import read_index, write_index, write_shards
+
+PACKAGES = ("mllm4d", "torch", "kornia", "open3d", "opencv-python-headless", "av", "webdataset")
+
+
+@dataclass
+class Curation:
+    """Stereo video in, shards of questions out. The same settings and seed give the same bytes.
+
+    Attributes:
+        source: Where the clips come from.
+        out: Folder that the shards and ``index.json`` are put into; it must not exist yet, or hold the result of these
+            very settings. Until all is finished the work waits in ``OUT.partial``, and an interrupted run goes on there.
+        clips: Take only so many clips; None takes all.
+        depth: Estimates depth where the source has none.
+        odometry: Estimates the camera's path where the source has none.
+        margins: When an answer is clear enough to be asked for.
+        pairs: Pairs of time anchors looked at in a clip: first and last frame, then random ones.
+        per_clip: At most so many questions of one task about one clip.
+        splits: Share of the clips in each split; every split gets at least one clip where there are enough.
+        clips_per_shard: Clips in a shard.
+        video_quality: H.264's constant rate factor of the stored video.
+        workers: Processes; 0 works in this one.
+        max_failed: Share of the clips that may be unusable; each is named in ``index.json``. Past it the run stops.
+        seed: Decides anchors, splits, options and wordings.
+    """
+
+    source: Source
+    out: str
+    clips: int | None = None
+    depth: DepthEstimator | None = None
+    odometry: Odometry | None = None
+    margins: Margins = field(default_factory=Margins)
+    pairs: int = 12
+    per_clip: int = 4
+    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
+    clips_per_shard: int = 64
+    video_quality: int = 16
+    workers: int = 2
+    max_failed: float = 0.0
+    seed: int = 0
+
+    def run(self) -> Path:
+        """Do what is not done yet.
+
+        Returns:
+            The folder with the shards.
+
+        Raises:
+            ValueError: The source is unusable, too many clips are, or ``out`` holds something else. Nothing is left
+                behind then.
+        """
+        out, config = Path(self.out), self._config()
+        if out.exists():
+            return self._accept(out, config)
+        keys = list(self.source.keys(self.clips))
+        staging = out.with_name(out.name + ".partial")
+        _open_staging(staging, config)
+        job = ClipJob(
+            self.source,
+            self.depth,
+            self.odometry,
+            self.margins,
+            self.pairs,
+            self.video_quality,
+            self.seed,
+            staging.absolute(),
+        )
+        try:
+            failed = self._work(job, keys)
+            self._merge([key for key in keys if key not in failed], failed, staging, config)
+        except ValueError:
+            shutil.rmtree(staging)
+            raise
+        os.replace(staging / "shards", out)
+        shutil.rmtree(staging)
+        print_summary(out, read_index(out))
+        return out
+
+    def _config(self) -> dict[str, Any]:
+        """The settings that the result depends on."""
+        names = [name for name in self.__dataclass_fields__ if name not in ("out", "workers")]
+        return {name: describe(getattr(self, name)) for name in names}
+
+    def _accept(self, out: Path, config: dict[str, Any]) -> Path:
+        known = read_index(out).notes.get("config", {})
+        for name, value in config.items():
+            if known.get(name) != value:
+                raise ValueError(
+                    f"{out}: holds shards of another configuration (key {name!r} was {json.dumps(known.get(name))}, "
+                    f"is {json.dumps(value)}); name another folder under 'out' or remove this one"
+                )
+        return out
+
+    def _work(self, job: ClipJob, keys: Sequence[str]) -> dict[str, str]:
+        """Process all clips that are not finished; returns why clips failed."""
+        todo = [key for key in keys if not job.finished(key)]
+        failed: dict[str, str] = {}
+        results = _map(job, todo, self.workers)
+        for key, reason in tqdm(results, "curating", len(keys), initial=len(keys) - len(todo), unit="clip"):
+            if reason is not None:
+                failed[key] = reason
+                if len(failed) > self.max_failed * len(keys):
+                    raise ValueError(
+                        f"{reason} ({len(failed)} of {len(keys)} clips unusable, 'max_failed' allows "
+                        f"{self.max_failed:.0%})"
+                    )
+        return failed
+
+    def _merge(self, keys: Sequence[str], failed: Mapping[str, str], staging: Path, config: dict[str, Any]) -> None:
+        """Balance over all clips of a split, and write shards and index."""
+        folder = staging / "shards"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        shards, by_split, filters = [], {}, Counter[str]()
+        for split, members in assign_splits(keys, self.splits, self.seed).items():
+            staged = [read_staged(staging, key) for key in members]
+            found = [candidate for clip in staged for candidate in clip.candidates]
+            questions, unused = balance(found, self.per_clip, self.margins.ladder, self.seed)
+            filters.update(unused)
+            for clip in staged:
+                filters.update(clip.dropped)
+            samples = list(_samples(staged, questions))
+            filters["clip without a question"] += len(staged) - len(samples)
+            by_split[split] = questions
+            videos = (_with_video(sample, staging) for sample in samples)
+            shards += write_shards(videos, folder, split, self.clips_per_shard)
+        asked = [question for questions in by_split.values() for question in questions]
+        if not asked:
+            raise ValueError(f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(filters)}")
+        notes = {
+            "source": config["source"],
+            "config": config,
+            "versions": _versions(),
+            "clips": {"usable": len(keys), "failed": dict(sorted(failed.items()))},
+            "counts": {split: dict(Counter(q.task for q in qs)) for split, qs in by_split.items()},
+            "filters": dict(sorted(filters.items())),
+            "blind": score_blind(by_split.get("train") or asked, asked),
+        }
+        write_index(folder, shards, notes)
+
+
+def assign_splits(keys: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Give every clip to one split.
+
+    Args:
+        keys: The clips.
+        shares: Split to share; shares need not sum to one.
+        seed: Decides which clip goes where.
+
+    Returns:
+        Split to its keys in random order. Sizes are the shares rounded (largest remainder), but a split with a positive
+        share gets at least one clip as long as there are clips, in the order in which the splits are named.
+    """
+    order = sorted(keys)
+    Random(f"splits/{seed}").shuffle(order)
+    names = [name for name, share in shares.items() if share > 0]
+    total = sum(shares[name] for name in names)
+    exact = {name: len(order) * shares[name] / total for name in names}
+    sizes = {name: int(exact[name]) for name in names}
+    for name in sorted(names, key=lambda n: sizes[n] - exact[n])[: len(order) - sum(sizes.values())]:
+        sizes[name] += 1
+    for name in names[: len(order)]:
+        if not sizes[name]:
+            sizes[max(sizes, key=sizes.__getitem__)] -= 1
+            sizes[name] = 1
+    result, start = {}, 0
+    for name in names:
+        result[name] = order[start : start + sizes[name]]
+        start += sizes[name]
+    return result
+
+
+def _open_staging(staging: Path, config: dict[str, Any]) -> None:
+    """Go on in a staging folder of the same settings, else start an empty one."""
+    note = staging / "config"
+    if note.is_file() and json.loads(note.read_text()) == config:
+        return
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    note.write_text(json.dumps(config))
+
+
+def _map(job: ClipJob, keys: Sequence[str], workers: int) -> Iterator[tuple[str, str | None]]:
+    if workers == 0 or not keys:
+        yield from map(job, keys)
+        return
+    # Fresh interpreters: a fork would inherit the threads of torch and Open3D half-way.
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(keys)), initializer=single_threaded) as pool:
+        yield from pool.imap_unordered(job, keys)
+
+
+def _samples(staged: Sequence[StagedClip], questions: Sequence[Question]) -> Iterator[Sample]:
+    by_clip: dict[str, list[Question]] = {}
+    for question in questions:
+        by_clip.setdefault(question.id.rsplit("/", 1)[0], []).append(question)
+    for clip in staged:
+        if clip.key in by_clip:
+            yield Sample(clip.key, b"", clip.scene, tuple(by_clip[clip.key]))
+
+
+def _with_video(sample: Sample, staging: Path) -> Sample:
+    return Sample(sample.key, (staging / f"{sample.key}.mp4").read_bytes(), sample.scene, sample.questions)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

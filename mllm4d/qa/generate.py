@@ -1,0 +1,254 @@
+"""Scene to candidates: measured relations that are clear enough to be asked about. Pure and seeded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm4d.geometry import relations
+from mllm4d.geometry.pose import center, transform
+from mllm4d.geometry.uncertainty import difference_sigma
+from mllm4d.prompts import LABELS
+from mllm4d.schema import TASKS, Scene, Track
+
+
+@dataclass(frozen=True)
+class Margins:
+    """When an answer is clear enough to be asked for.
+
+    Attributes:
+        sigmas: An answer must be this many standard deviations away from its nearest alternative.
+        ladder: Ratio between neighbouring numeric options.
+        distance: Shortest and longest distance that is asked about, metres.
+        displacement: Shortest displacement that has a direction, metres.
+        dominance: The dominant axis must be this many times as long as each other one.
+        change: Least change of distance that counts as closer or farther, metres.
+        still: Greatest change of distance that counts as unchanged, metres; between the two nothing is asked.
+        percentile: Of the distances from camera to object points, in 0-100; 0 is the minimum (exact points only).
+    """
+
+    sigmas: float = 3.0
+    ladder: float = 1.5
+    distance: tuple[float, float] = (0.2, 40.0)
+    displacement: float = 0.25
+    dominance: float = 1.5
+    change: float = 0.4
+    still: float = 0.1
+    percentile: float = 0.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A relation that is clear enough, before it has options.
+
+    Attributes:
+        clip: The clip's key.
+        task: One of the seven.
+        value: Metres, or None for tasks in words.
+        label: The right option text, or None for tasks in metres.
+        sigma: Standard deviation of the measured relation, metres.
+        anchors: Frame indices (i, j).
+        times: Their times, seconds.
+        object: The object's id, or None.
+        name: The object's name, or None.
+        solution: As in ``Question``.
+    """
+
+    clip: str
+    task: str
+    value: float | None
+    label: str | None
+    sigma: float
+    anchors: tuple[int, int]
+    times: tuple[float, float]
+    object: int | None
+    name: str | None
+    solution: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One measured relation.
+
+    Attributes:
+        task: One of the seven.
+        value: Tensor [] (metres) or [3] (metres, axes as the relation says).
+        sigma: Standard deviation (of each component), metres.
+        track: The object, or None.
+    """
+
+    task: str
+    value: Tensor
+    sigma: float
+    track: Track | None
+
+
+def measure(scene: Scene, i: int, j: int, percentile: float = 0.0) -> Iterator[Relation]:
+    """Every relation that the scene holds between two anchors, with its uncertainty.
+
+    Args:
+        scene: The clip's scene.
+        i: First anchor, a frame index.
+        j: Last anchor.
+        percentile: As in ``Margins``.
+
+    Yields:
+        The camera's relations, then each object's that is seen at the anchors which the relation needs.
+    """
+    poses, drift = scene.camera.world_to_camera, scene.camera.center_sigma
+    pose_i, pose_j = poses[i], poses[j]
+    # The path's error grows along the path: what lies between the anchors is the difference in variance.
+    camera = float((drift[j].square() - drift[i].square()).clamp(min=0).sqrt())
+    yield Relation(TASKS[0], relations.camera_absolute_distance(pose_i, pose_j), camera, None)
+    yield Relation(TASKS[1], relations.camera_relative_direction(pose_i, pose_j), camera, None)
+    for track in scene.objects:
+        seen_i, seen_j = bool(track.centers[i].isfinite().all()), bool(track.centers[j].isfinite().all())
+        at_i, at_j = track.centers[i][None], track.centers[j][None]
+        if seen_i and seen_j:
+            sigma = float(difference_sigma(track.center_sigma[i], track.center_sigma[j], camera))
+            yield Relation(TASKS[2], relations.object_absolute_distance(at_i, at_j), sigma, track)
+            yield Relation(TASKS[3], relations.object_relative_direction(pose_i, at_i, at_j), sigma, track)
+        near_i, near_j = track.points[i], track.points[j]
+        if len(near_j):
+            value = relations.object_camera_absolute_distance(pose_i, near_j, percentile)
+            yield Relation(TASKS[4], value, float(difference_sigma(track.center_sigma[j], camera)), track)
+        # In the camera's own frame at each anchor the camera's path plays no part.
+        own = float(difference_sigma(track.center_sigma[i], track.center_sigma[j]))
+        if len(near_i) and len(near_j):
+            value = relations.object_camera_relative_distance(pose_i, near_i, pose_j, near_j, percentile)
+            yield Relation(TASKS[5], value, own, track)
+        if seen_i and seen_j:
+            value = relations.object_camera_relative_direction(pose_i, at_i, pose_j, at_j)
+            yield Relation(TASKS[6], value, own, track)
+
+
+def judge(relation: Relation, margins: Margins) -> tuple[float | None, str | None] | str:
+    """Turn a measured relation into an answer, if it is clear enough.
+
+    Args:
+        relation: What was measured.
+        margins: What is clear enough.
+
+    Returns:
+        (metres, None) or (None, label); or, as a string, the reason why nothing is asked.
+    """
+    if not math.isfinite(relation.sigma):
+        return "no sigma"
+    if relation.task == "object_camera_relative_distance":
+        return _judge_change(float(relation.value), relation.sigma, margins)
+    if relation.task.endswith("direction"):
+        return _judge_direction(relation, margins)
+    value = float(relation.value)
+    if not margins.distance[0] <= value <= margins.distance[1]:
+        return "distance out of range"
+    # The nearest alternative is one step down the ladder; half way to it an answer would be as wrong as right.
+    if value * (1 - 1 / margins.ladder) / 2 < margins.sigmas * relation.sigma:
+        return "within sigma of the next option"
+    return value, None
+
+
+def _judge_change(change: float, sigma: float, margins: Margins) -> tuple[None, str] | str:
+    if abs(change) >= margins.change + margins.sigmas * sigma:
+        return None, "closer" if change < 0 else "farther"
+    if abs(change) + margins.sigmas * sigma <= margins.still:
+        return None, "unchanged"
+    return "between moving and still"
+
+
+def _judge_direction(relation: Relation, margins: Margins) -> tuple[None, str] | str:
+    along_x, along_y, along_z = relation.value.tolist()
+    longest, other = sorted((abs(along_x), abs(along_z)), reverse=True)
+    noise = margins.sigmas * relation.sigma
+    if longest < margins.displacement + noise:
+        return "no clear motion"
+    # Both lengths err: their difference has sqrt(2) times the sigma of one.
+    if longest - max(other, abs(along_y)) * margins.dominance < noise * math.sqrt(2):
+        return "no dominant axis"
+    left, right, forward, backward = LABELS[relation.task]
+    if relation.task == "object_camera_relative_direction":
+        forward, backward = backward, forward  # its labels are closer (-z) and farther (+z)
+    if abs(along_x) > abs(along_z):
+        return None, right if along_x > 0 else left
+    return None, forward if along_z > 0 else backward
+
+
+def anchor_pairs(count: int, pairs: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """Choose pairs of frames i < j: the first and last frame, then others with every gap equally likely.
+
+    Args:
+        count: Number of frames, at least 2.
+        pairs: How many pairs at most.
+        generator: Source of the choice.
+
+    Returns:
+        Distinct pairs.
+    """
+    chosen = {(0, count - 1): None}
+    for _ in range(20 * pairs):
+        if len(chosen) >= pairs:
+            break
+        gap = int(torch.randint(1, count, (), generator=generator))
+        first = int(torch.randint(0, count - gap, (), generator=generator))
+        chosen[first, first + gap] = None
+    return list(chosen)[:pairs]
+
+
+def candidates(
+    key: str, scene: Scene, margins: Margins, pairs: int, generator: torch.Generator
+) -> tuple[list[Candidate], Counter[str]]:
+    """Every clear answer about a clip.
+
+    Args:
+        key: The clip's key.
+        scene: Its scene.
+        margins: What is clear enough.
+        pairs: How many pairs of anchors to look at.
+        generator: Chooses the anchors.
+
+    Returns:
+        The candidates, and how many relations were dropped for which reason (``task: reason``).
+    """
+    found, dropped = [], Counter[str]()
+    for i, j in anchor_pairs(len(scene.times), pairs, generator):
+        for relation in measure(scene, i, j, margins.percentile):
+            answer = judge(relation, margins)
+            if isinstance(answer, str):
+                dropped[f"{relation.task}: {answer}"] += 1
+                continue
+            track = relation.track
+            found.append(
+                Candidate(
+                    clip=key,
+                    task=relation.task,
+                    value=None if answer[0] is None else round(answer[0], 4),
+                    label=answer[1],
+                    sigma=round(relation.sigma, 5),
+                    anchors=(i, j),
+                    times=(float(scene.times[i]), float(scene.times[j])),
+                    object=track.id if track else None,
+                    name=track.name if track else None,
+                    solution=_solution(scene, track, i, j),
+                )
+            )
+    return found, dropped
+
+
+def _solution(scene: Scene, track: Track | None, i: int, j: int) -> dict[str, Any]:
+    """Centres at both anchors in the camera axes of the first stored frame; None where the object is not seen."""
+    poses, anchors = scene.camera.world_to_camera, [i, j]
+
+    def rows(points: Tensor) -> list[list[float] | None]:
+        local = transform(poses[0], points.double())
+        return [[round(v, 3) + 0.0 for v in row] if math.isfinite(sum(row)) else None for row in local.tolist()]
+
+    seen = rows(track.centers[anchors]) if track else None
+    return {
+        "camera_center": rows(center(poses[anchors])),
+        "object_center": None if seen is None or None in seen else seen,
+    }

@@ -1,0 +1,83 @@
+"""MP4 in and out, with the time of every frame. Times come from the container; no frame rate is ever assumed."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from os import PathLike
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+TIME_BASE = Fraction(1, 90_000)
+"""Ticks in which written frame times are stored, seconds; MPEG's own 90 kHz clock."""
+
+
+def decode(source: str | PathLike[str] | bytes, name: str | None = None) -> tuple[Tensor, Tensor]:
+    """Decode every frame of a video.
+
+    Args:
+        source: A path, or the bytes of a video file.
+        name: What an error calls the source; the path where there is one.
+
+    Returns:
+        Frames [T, H, W, 3] uint8 RGB, and times [T] float64 in seconds, the container's own.
+
+    Raises:
+        ValueError: It is no video, it is cut off, it holds no frame, or a frame has no time.
+    """
+    label = name or (str(source) if not isinstance(source, bytes) else "video")
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{label}: holds no video stream")
+            frames, times = [], []
+            for frame in container.decode(video=0):
+                if frame.pts is None or frame.time_base is None:
+                    raise ValueError(f"{label}: frame {len(frames)} has no time stamp")
+                frames.append(frame.to_ndarray(format="rgb24"))
+                times.append(float(frame.pts * frame.time_base))
+    except av.FFmpegError as error:
+        raise ValueError(f"{label}: cannot be decoded as a video ({error})") from error
+    if not frames:
+        raise ValueError(f"{label}: holds no frame")
+    return torch.from_numpy(np.stack(frames)), torch.tensor(times, dtype=torch.float64)
+
+
+def encode(frames: Tensor, times: Tensor, quality: int = 16) -> bytes:
+    """Encode frames as MP4 (H.264), each at its own time; the same input gives the same bytes.
+
+    Args:
+        frames: [T, H, W, 3] uint8 RGB.
+        times: [T] float64, seconds, increasing.
+        quality: H.264's constant rate factor; lower is better, 16 is hard to tell from the original.
+
+    Returns:
+        The bytes of the MP4 file.
+
+    Raises:
+        ValueError: Shapes do not fit, or the times do not increase.
+    """
+    count, height, width = frames.shape[:3]
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(times) != count or not count:
+        raise ValueError(f"frames must be [T, H, W, 3] uint8 with T times, got {tuple(frames.shape)} and {len(times)}")
+    if bool((times.diff() <= 0).any()):
+        raise ValueError(f"frame times must increase, got {times.tolist()}")
+    # Chroma at half resolution needs even sides.
+    pixel_format = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=None, options={"crf": str(quality), "preset": "medium"})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        # One thread and no B-frames: bytes that do not depend on the machine's cores, and times in coding order.
+        stream.thread_count = 1
+        stream.codec_context.max_b_frames = 0
+        stream.time_base = stream.codec_context.time_base = TIME_BASE
+        for array, time in zip(frames.numpy(), times.tolist(), strict=True):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame.pts, frame.time_base = round(time / TIME_BASE), TIME_BASE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
