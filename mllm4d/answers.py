@@ -35,7 +35,7 @@ def read_option(text: str, options: Mapping[str, str]) -> str | None:
 def _read_bare(text: str, options: Mapping[str, str]) -> str | None:
     """A leading letter, or a unique option text."""
     stripped = text.strip()
-    # "A car moved" starts with a letter but says a word: only an option's letter followed by its text or nothing counts.
+    # "A car moved" starts with a letter but says a word: only a letter with its own text or nothing after it counts.
     if (match := _LONE.match(stripped)) and match[1] in options:
         letter, rest = match[1], stripped[match.end(1) :].strip(" .):,*\n")
         if not rest or options[letter].lower() in rest.lower() or stripped[match.end(1) : match.end(1) + 1] in ".):":

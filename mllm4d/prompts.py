@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mllm4d.schema import Question
+from mllm4d.schema import InputError, Question
 
 LABELS: dict[str, tuple[str, ...]] = {
     "camera_relative_direction": ("left", "right", "forward", "backward"),
@@ -115,9 +115,9 @@ def reasoned(question: Question) -> Dialogue:
     """Ask for ST-CoT reasoning; the target is the question's own.
 
     Raises:
-        ValueError: The question has no reasoning.
+        InputError: The question has no reasoning.
     """
     if question.reasoning is None:
-        raise ValueError(f"question {question.id!r} has no reasoning (key 'reasoning'), which this style needs")
+        raise InputError(f"question {question.id!r} has no reasoning (key 'reasoning'), which this style needs")
     prompt = with_options(question.question, dict(question.options), REASONING_INSTRUCTION)
     return Dialogue(prompt, question.reasoning)

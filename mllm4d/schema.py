@@ -25,6 +25,10 @@ TASKS = (
 """The seven relations; a question's ``task`` is one of them."""
 
 
+class InputError(ValueError):
+    """Something a person gave is unusable: the message is one sentence that names file, key and what was expected."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera on its way through the world.
@@ -196,20 +200,22 @@ class Question:
             where: The file it came from, for the message.
 
         Raises:
-            ValueError: A key is missing or unknown, the task is unknown, or the answer is not one of the options.
+            InputError: A key is missing or unknown, the task is unknown, or the answer is not one of the options.
         """
         names = cls.__dataclass_fields__
         if missing := [name for name in names if name not in entry]:
-            raise ValueError(f"{where}: question {entry.get('id')!r} lacks the key {missing[0]!r}")
+            raise InputError(f"{where}: question {entry.get('id')!r} lacks the key {missing[0]!r}")
         if entry["task"] not in TASKS:
-            raise ValueError(f"{where}: question {entry['id']!r}: task {entry['task']!r} is not one of {', '.join(TASKS)}")
+            raise InputError(
+                f"{where}: question {entry['id']!r}: task {entry['task']!r} is not one of {', '.join(TASKS)}"
+            )
         if not isinstance(entry["options"], Mapping) or entry["answer"] not in entry["options"]:
-            raise ValueError(
+            raise InputError(
                 f"{where}: question {entry['id']!r}: answer {entry['answer']!r} is not among the options "
                 f"{', '.join(entry['options'])}"
             )
         if len(entry["anchors"]) != 2:
-            raise ValueError(f"{where}: question {entry['id']!r}: anchors must be two frame indices")
+            raise InputError(f"{where}: question {entry['id']!r}: anchors must be two frame indices")
         return cls(**{**{name: entry[name] for name in names}, "anchors": tuple(entry["anchors"])})
 
 

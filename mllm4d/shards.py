@@ -15,7 +15,7 @@ from typing import Any
 
 import webdataset
 
-from mllm4d.schema import Question, Sample
+from mllm4d.schema import InputError, Question, Sample
 
 FORMAT = "mllm4d-shards/1"
 
@@ -108,7 +108,7 @@ def read_shard(path: Path, keys: set[str] | None = None) -> Iterator[Sample]:
         Samples with their questions checked.
 
     Raises:
-        ValueError: A member is missing or malformed; the message names the file and the key.
+        InputError: A member is missing or malformed; the message names the file and the key.
     """
     for members in webdataset.tarfile_to_samples(handler=webdataset.reraise_exception)([{"url": str(path)}]):
         if keys is None or members["__key__"] in keys:
@@ -119,13 +119,13 @@ def _parse(members: Mapping[str, Any], shard: str) -> Sample:
     key = members["__key__"]
     for name in ("mp4", "scene.json", "qa.json"):
         if name not in members:
-            raise ValueError(f"{shard}: sample {key!r} lacks {key}.{name}")
+            raise InputError(f"{shard}: sample {key!r} lacks {key}.{name}")
     parsed = {}
     for name in ("scene.json", "qa.json"):
         try:
             parsed[name] = json.loads(members[name])
         except json.JSONDecodeError as error:
-            raise ValueError(f"{shard}: {key}.{name} is not JSON ({error})") from error
+            raise InputError(f"{shard}: {key}.{name} is not JSON ({error})") from error
     where = f"{shard}: {key}.qa.json"
     questions = tuple(Question.from_dict(entry, where) for entry in parsed["qa.json"])
     return Sample(key, members["mp4"], parsed["scene.json"], questions)
@@ -150,24 +150,24 @@ def read_index(folder: Path) -> Index:
         folder: Where the shards lie.
 
     Raises:
-        ValueError: There is none, it has another format, or a shard that it lists is not there.
+        InputError: There is none, it has another format, or a shard that it lists is not there.
     """
     path = folder / "index.json"
     if not path.is_file():
-        raise ValueError(f"{path}: not found; expected a folder of shards, as `python -m mllm4d curate` writes it")
+        raise InputError(f"{path}: not found; expected a folder of shards, as `python -m mllm4d curate` writes it")
     try:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not JSON ({error})") from error
+        raise InputError(f"{path}: is not JSON ({error})") from error
     if content.get("format") != FORMAT:
-        raise ValueError(f"{path}: key 'format' is {content.get('format')!r}, expected {FORMAT!r}")
+        raise InputError(f"{path}: key 'format' is {content.get('format')!r}, expected {FORMAT!r}")
     shards = []
     for number, entry in enumerate(content.get("shards", ())):
         if missing := [name for name in Shard.__dataclass_fields__ if name not in entry]:
-            raise ValueError(f"{path}: shard {number} lacks the key {missing[0]!r}")
+            raise InputError(f"{path}: shard {number} lacks the key {missing[0]!r}")
         shards.append(Shard(**{**entry, "keys": tuple(entry["keys"]), "questions": tuple(entry["questions"])}))
         if not (folder / shards[-1].path).is_file():
-            raise ValueError(f"{folder / shards[-1].path}: not found, but index.json lists it")
+            raise InputError(f"{folder / shards[-1].path}: not found, but index.json lists it")
     notes = {name: value for name, value in content.items() if name not in ("format", "shards")}
     return Index(tuple(shards), notes)
 

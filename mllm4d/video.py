@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mllm4d.schema import InputError
+
 TIME_BASE = Fraction(1, 90_000)
 """Ticks in which written frame times are stored, seconds; MPEG's own 90 kHz clock."""
 
@@ -26,23 +28,23 @@ def decode(source: str | PathLike[str] | bytes, name: str | None = None) -> tupl
         Frames [T, H, W, 3] uint8 RGB, and times [T] float64 in seconds, the container's own.
 
     Raises:
-        ValueError: It is no video, it is cut off, it holds no frame, or a frame has no time.
+        InputError: It is no video, it is cut off, it holds no frame, or a frame has no time.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "video")
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
             if not container.streams.video:
-                raise ValueError(f"{label}: holds no video stream")
+                raise InputError(f"{label}: holds no video stream")
             frames, times = [], []
             for frame in container.decode(video=0):
                 if frame.pts is None or frame.time_base is None:
-                    raise ValueError(f"{label}: frame {len(frames)} has no time stamp")
+                    raise InputError(f"{label}: frame {len(frames)} has no time stamp")
                 frames.append(frame.to_ndarray(format="rgb24"))
                 times.append(float(frame.pts * frame.time_base))
     except av.FFmpegError as error:
-        raise ValueError(f"{label}: cannot be decoded as a video ({error})") from error
+        raise InputError(f"{label}: cannot be decoded as a video ({error})") from error
     if not frames:
-        raise ValueError(f"{label}: holds no frame")
+        raise InputError(f"{label}: holds no frame")
     return torch.from_numpy(np.stack(frames)), torch.tensor(times, dtype=torch.float64)
 
 
@@ -58,13 +60,13 @@ def encode(frames: Tensor, times: Tensor, quality: int = 16) -> bytes:
         The bytes of the MP4 file.
 
     Raises:
-        ValueError: Shapes do not fit, or the times do not increase.
+        InputError: Shapes do not fit, or the times do not increase.
     """
     count, height, width = frames.shape[:3]
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(times) != count or not count:
-        raise ValueError(f"frames must be [T, H, W, 3] uint8 with T times, got {tuple(frames.shape)} and {len(times)}")
+        raise InputError(f"frames must be [T, H, W, 3] uint8 with T times, got {tuple(frames.shape)} and {len(times)}")
     if bool((times.diff() <= 0).any()):
-        raise ValueError(f"frame times must increase, got {times.tolist()}")
+        raise InputError(f"frame times must increase, got {times.tolist()}")
     # Chroma at half resolution needs even sides.
     pixel_format = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
     buffer = io.BytesIO()

@@ -33,6 +33,8 @@ def test_words(text, letter):
     assert read_option(text, WORDS) == letter
 
 
-@pytest.mark.parametrize(("text", "letter"), [("5 m", "D"), ("1.5 m", "B"), ("about 2.3 m.", "C"), ("15 m", None), ("3.5 m", None)])
+@pytest.mark.parametrize(
+    ("text", "letter"), [("5 m", "D"), ("1.5 m", "B"), ("about 2.3 m.", "C"), ("15 m", None), ("3.5 m", None)]
+)
 def test_numbers_are_not_read_inside_numbers(text, letter):
     assert read_option(text, METRES) == letter

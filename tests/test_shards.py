@@ -45,7 +45,19 @@ def test_members_are_named_as_fixed(tmp_path):
         assert sorted(tar.getnames()) == ["clip-1.mp4", "clip-1.qa.json", "clip-1.scene.json"]
         entry = json.load(tar.extractfile("clip-1.qa.json"))[0]
     assert set(entry) == set(
-        "id task question options answer answer_value unit anchors object solution reasoning".split()
+        [
+            "id",
+            "task",
+            "question",
+            "options",
+            "answer",
+            "answer_value",
+            "unit",
+            "anchors",
+            "object",
+            "solution",
+            "reasoning",
+        ]
     )
 
 

@@ -55,7 +55,7 @@ class MultipleChoiceAccuracy(Metric):
             self.invalid[task] += letter is None
 
     def compute(self) -> dict[str, Tensor]:
-        """Flat scores: ``accuracy`` and ``invalid`` over all questions, ``accuracy_macro`` over tasks, and both per task.
+        """Flat scores: ``accuracy`` and ``invalid`` over all questions and per task, ``accuracy_macro`` over tasks.
 
         Returns:
             Name to scalar tensor, in 0-1, only for tasks that occurred; per task ``accuracy/TASK``, ``invalid/TASK``.

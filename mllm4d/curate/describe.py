@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from mllm4d.schema import InputError
+
 
 def describe(value: Any) -> Any:
     """Plain JSON values from which an object could be made again.
@@ -19,7 +21,7 @@ def describe(value: Any) -> Any:
         Plain values; for an object ``{"class_path": …, "init_args": {…}}``.
 
     Raises:
-        ValueError: An object does not keep an argument; the message names class and argument.
+        InputError: An object does not keep an argument; the message names class and argument.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -33,7 +35,7 @@ def describe(value: Any) -> Any:
     arguments = {}
     for name in inspect.signature(kind).parameters:
         if not hasattr(value, name):
-            raise ValueError(
+            raise InputError(
                 f"{kind.__module__}.{kind.__qualname__} must keep its argument {name!r} in an attribute of that name, "
                 "so that index.json can say how the data was made"
             )

@@ -26,7 +26,7 @@ from mllm4d.curate.worker import ClipJob, StagedClip, read_staged, single_thread
 from mllm4d.qa.balance import balance
 from mllm4d.qa.blind import score_blind
 from mllm4d.qa.generate import Margins
-from mllm4d.schema import Question, Sample
+from mllm4d.schema import InputError, Question, Sample
 from mllm4d.shards import read_index, write_index, write_shards
 
 PACKAGES = ("mllm4d", "torch", "kornia", "open3d", "opencv-python-headless", "av", "webdataset")
@@ -39,7 +39,7 @@ class Curation:
     Attributes:
         source: Where the clips come from.
         out: Folder that the shards and ``index.json`` are put into; it must not exist yet, or hold the result of these
-            very settings. Until all is finished the work waits in ``OUT.partial``, and an interrupted run goes on there.
+            very settings. Until all is finished the work waits in ``OUT.partial``, where an interrupted run goes on.
         clips: Take only so many clips; None takes all.
         depth: Estimates depth where the source has none.
         odometry: Estimates the camera's path where the source has none.
@@ -76,7 +76,7 @@ class Curation:
             The folder with the shards.
 
         Raises:
-            ValueError: The source is unusable, too many clips are, or ``out`` holds something else. Nothing is left
+            InputError: The source is unusable, too many clips are, or ``out`` holds something else. Nothing is left
                 behind then.
         """
         out, config = Path(self.out), self._config()
@@ -98,7 +98,7 @@ class Curation:
         try:
             failed = self._work(job, keys)
             self._merge([key for key in keys if key not in failed], failed, staging, config)
-        except ValueError:
+        except InputError:
             shutil.rmtree(staging)
             raise
         os.replace(staging / "shards", out)
@@ -115,7 +115,7 @@ class Curation:
         known = read_index(out).notes.get("config", {})
         for name, value in config.items():
             if known.get(name) != value:
-                raise ValueError(
+                raise InputError(
                     f"{out}: holds shards of another configuration (key {name!r} was {json.dumps(known.get(name))}, "
                     f"is {json.dumps(value)}); name another folder under 'out' or remove this one"
                 )
@@ -130,7 +130,7 @@ class Curation:
             if reason is not None:
                 failed[key] = reason
                 if len(failed) > self.max_failed * len(keys):
-                    raise ValueError(
+                    raise InputError(
                         f"{reason} ({len(failed)} of {len(keys)} clips unusable, 'max_failed' allows "
                         f"{self.max_failed:.0%})"
                     )
@@ -142,29 +142,32 @@ class Curation:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         shards, by_split, filters = [], {}, Counter[str]()
+        asked: list[Question] = []
+        folds: list[int] = []
         for split, members in assign_splits(keys, self.splits, self.seed).items():
             staged = [read_staged(staging, key) for key in members]
             found = [candidate for clip in staged for candidate in clip.candidates]
-            questions, unused = balance(found, self.per_clip, self.margins.ladder, self.seed)
-            filters.update(unused)
+            balanced = balance(found, self.per_clip, self.margins.ladder, self.seed)
+            filters.update(balanced.dropped)
             for clip in staged:
                 filters.update(clip.dropped)
-            samples = list(_samples(staged, questions))
+            samples = list(_samples(staged, balanced.questions))
             filters["clip without a question"] += len(staged) - len(samples)
-            by_split[split] = questions
+            by_split[split] = dict(Counter(question.task for question in balanced.questions))
+            asked += balanced.questions
+            folds += balanced.folds
             videos = (_with_video(sample, staging) for sample in samples)
             shards += write_shards(videos, folder, split, self.clips_per_shard)
-        asked = [question for questions in by_split.values() for question in questions]
         if not asked:
-            raise ValueError(f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(filters)}")
+            raise InputError(f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(filters)}")
         notes = {
             "source": config["source"],
             "config": config,
             "versions": _versions(),
             "clips": {"usable": len(keys), "failed": dict(sorted(failed.items()))},
-            "counts": {split: dict(Counter(q.task for q in qs)) for split, qs in by_split.items()},
+            "counts": by_split,
             "filters": dict(sorted(filters.items())),
-            "blind": score_blind(by_split.get("train") or asked, asked),
+            "blind": score_blind(asked, folds),
         }
         write_index(folder, shards, notes)
 

@@ -8,7 +8,7 @@ from mllm4d.curate.depth import Depth, DepthEstimator
 from mllm4d.curate.objects import track_from_mask
 from mllm4d.curate.odometry import Odometry
 from mllm4d.geometry.pose import rebase
-from mllm4d.schema import Camera, Clip, Scene
+from mllm4d.schema import Camera, Clip, InputError, Scene
 
 
 def build_scene(clip: Clip, estimate_depth: DepthEstimator | None, odometry: Odometry | None) -> Scene:
@@ -23,7 +23,7 @@ def build_scene(clip: Clip, estimate_depth: DepthEstimator | None, odometry: Odo
         The scene, with every centre's sigma.
 
     Raises:
-        ValueError: Something is missing that nothing was given to estimate with.
+        InputError: Something is missing that nothing was given to estimate with.
     """
     depth = None
     if clip.world_to_camera is None or (clip.tracks is None and clip.masks):
@@ -31,11 +31,11 @@ def build_scene(clip: Clip, estimate_depth: DepthEstimator | None, odometry: Odo
     quality: dict[str, object] = {}
     if clip.world_to_camera is not None:
         if not bool(clip.world_to_camera.isfinite().all()):
-            raise ValueError(f"clip {clip.key!r}: its poses hold numbers that are not finite")
+            raise InputError(f"clip {clip.key!r}: its poses hold numbers that are not finite")
         poses, drift = rebase(clip.world_to_camera.double()), torch.zeros(len(clip.times), dtype=torch.float64)
     else:
         if odometry is None or depth is None:
-            raise ValueError(f"clip {clip.key!r} has no poses; name an estimator under the key 'odometry'")
+            raise InputError(f"clip {clip.key!r} has no poses; name an estimator under the key 'odometry'")
         path = odometry(clip, depth)
         poses, drift = path.world_to_camera, path.center_sigma
         quality["odometry"] = dict(path.quality)
@@ -52,5 +52,5 @@ def _depth(clip: Clip, estimate_depth: DepthEstimator | None) -> Depth:
     if clip.depth is not None:
         return Depth(clip.depth, torch.zeros_like(clip.depth))
     if estimate_depth is None:
-        raise ValueError(f"clip {clip.key!r} has no depth; name an estimator under the key 'depth'")
+        raise InputError(f"clip {clip.key!r} has no depth; name an estimator under the key 'depth'")
     return estimate_depth(clip)

@@ -23,7 +23,9 @@ def print_summary(folder: Path, index: Index) -> None:
         figures = [_percent(scores.get(name)) for name in ("chance", *solvers)]
         rows.append([task, *cells, *figures])
     widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
-    print(f"\n{folder}: {index.notes['clips']['usable']} clips; questions per split, and accuracy of blind solvers in %")
+    print(
+        f"\n{folder}: {index.notes['clips']['usable']} clips; questions per split, and accuracy of blind solvers in %"
+    )
     for row in rows:
         print("  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths))))
     if index.notes["clips"]["failed"]:

@@ -18,6 +18,7 @@ from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.scene import build_scene
 from mllm4d.curate.sources.base import Source
 from mllm4d.qa.generate import Candidate, Margins, candidates
+from mllm4d.schema import InputError
 from mllm4d.video import encode
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -59,13 +60,13 @@ class ClipJob:
         """
         try:
             self._process(key)
-        except ValueError as error:
+        except InputError as error:
             return key, str(error)
         return key, None
 
     def _process(self, key: str) -> None:
         if not _KEY.fullmatch(key):
-            raise ValueError(f"clip key {key!r} must consist of letters, digits, '-' and '_'")
+            raise InputError(f"clip key {key!r} must consist of letters, digits, '-' and '_'")
         clip = self.source.load(key)
         scene = build_scene(clip, self.depth, self.odometry)
         digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()

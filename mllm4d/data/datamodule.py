@@ -11,6 +11,7 @@ from mllm4d import prompts
 from mllm4d.curate.run import Curation
 from mllm4d.data.plan import Plan, plan_epoch
 from mllm4d.data.stream import ClipLoader, Inputs, Style
+from mllm4d.schema import InputError
 from mllm4d.shards import Index, read_index
 
 
@@ -44,7 +45,7 @@ class ClipDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if curation is not None and Path(curation.out) != Path(shards):
-            raise ValueError(f"data: 'curation.out' is {curation.out!r}, but 'shards' is {shards!r}")
+            raise InputError(f"data: 'curation.out' is {curation.out!r}, but 'shards' is {shards!r}")
         self.folder, self.curation, self.workers, self.window = Path(shards), curation, workers, window
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.style, self.seed, self.inputs = style, seed, inputs
@@ -59,7 +60,7 @@ class ClipDataModule(LightningDataModule):
         """Read the index.
 
         Raises:
-            ValueError: There are no shards, or they are not whole.
+            InputError: There are no shards, or they are not whole.
         """
         self.index = read_index(self.folder)
 
@@ -81,21 +82,17 @@ class ClipDataModule(LightningDataModule):
     def _loader(self, split: str, batch_size: int, window: int = 0) -> ClipLoader:
         index = self.index or read_index(self.folder)
         if not index.split(split):
-            raise ValueError(f"{self.folder / 'index.json'}: lists no shard of split {split!r}")
+            raise InputError(f"{self.folder / 'index.json'}: lists no shard of split {split!r}")
         trainer = self.trainer
         inputs = self.inputs or (trainer and trainer.lightning_module.inputs)
         if inputs is None:
-            raise ValueError("data: give 'inputs' when there is no trainer whose model has them")
-        plan: partial[Plan] = partial(
-            _plan, index.split(split), batch_size, self.seed, window, *_place(trainer)
-        )
+            raise InputError("data: give 'inputs' when there is no trainer whose model has them")
+        plan: partial[Plan] = partial(_plan, index.split(split), batch_size, self.seed, window, *_place(trainer))
         return ClipLoader(self.folder, plan, inputs, self.style, self.workers, generation=not window)
 
 
 def _plan(shards, batch_size, seed, window, rank, world_size, epoch):  # type: ignore[no-untyped-def]
-    return plan_epoch(
-        shards, batch_size, seed=seed, window=window, rank=rank, world_size=world_size, epoch=epoch
-    )
+    return plan_epoch(shards, batch_size, seed=seed, window=window, rank=rank, world_size=world_size, epoch=epoch)
 
 
 def _place(trainer) -> tuple[int, int]:  # type: ignore[no-untyped-def]

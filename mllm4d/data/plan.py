@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from mllm4d.schema import InputError
 from mllm4d.shards import Shard
 
 
@@ -53,7 +54,7 @@ def plan_epoch(
         The plan; all ranks have the same number of batches.
 
     Raises:
-        ValueError: There are fewer questions than ranks.
+        InputError: There are fewer questions than ranks.
     """
     random = Random(f"{seed}/{epoch}")
     order = list(shards)
@@ -66,7 +67,7 @@ def plan_epoch(
         for question in range(count)
     ]
     if len(stream) < world_size:
-        raise ValueError(f"{len(stream)} questions are too few for {world_size} ranks")
+        raise InputError(f"{len(stream)} questions are too few for {world_size} ranks")
     start, stop = (len(stream) * r // world_size for r in (rank, rank + 1))
     # From the shortest rank: were it from the longest, a rank could be left with a step and no question for it.
     steps = -(-(len(stream) // world_size) // batch_size)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mllm4d.data.plan import Plan
 from mllm4d.prompts import Dialogue
-from mllm4d.schema import Question, Sample
+from mllm4d.schema import InputError, Question, Sample
 from mllm4d.shards import read_shard
 from mllm4d.video import decode
 
@@ -76,11 +76,11 @@ def encode_sample(sample: Sample, inputs: Inputs, style: Style, wanted: Sequence
         Pairs of a question and its encoded record.
 
     Raises:
-        ValueError: The video cannot be decoded, or its frames are not those of the scene.
+        InputError: The video cannot be decoded, or its frames are not those of the scene.
     """
     frames, times = decode(sample.video, name=f"{sample.key}.mp4")
     if len(times) != len(sample.scene["times"]):
-        raise ValueError(
+        raise InputError(
             f"{sample.key}.mp4: has {len(times)} frames, but {sample.key}.scene.json has {len(sample.scene['times'])} "
             "times"
         )
@@ -119,7 +119,7 @@ class _ClipDataset(IterableDataset):
                 pairs = encode_sample(sample, self.inputs, self.style, wanted)
                 yield position, [(index, *pair) for index, pair in zip(wanted, pairs, strict=True)]
             if positions:
-                raise ValueError(f"{self.folder / path}: lacks clip {next(iter(positions))!r}, which index.json lists")
+                raise InputError(f"{self.folder / path}: lacks clip {next(iter(positions))!r}, which index.json lists")
 
 
 class ClipLoader:
@@ -174,4 +174,3 @@ class ClipLoader:
 
 def _as_it_is(item: Any) -> Any:
     return item
-

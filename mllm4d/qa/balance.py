@@ -3,6 +3,9 @@
 Words: within a task every label is equally often right. Distances: truths are binned on a log scale, and a ladder of
 four options covers four bins; within the questions whose options cover the same bins, each of the four is equally
 often right. So neither the rank of an option, nor its size, nor what is common in the data set tells the answer.
+
+A group is the least that is balanced in itself: one question for every label, or for every rank of a ladder. Groups are
+dealt to two folds, so that solvers can be fitted on one and scored on the other with both in balance.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from mllm4d import prompts
@@ -21,8 +24,9 @@ from mllm4d.qa.reasoning import reason
 from mllm4d.schema import TASKS, Question
 
 OPTIONS = 4
-BINS_PER_STEP = 2
-"""How finely truths are binned within one step of the ladder."""
+BINS_PER_STEP = 8
+"""How finely truths are binned within one step of the ladder. With 2, where the density of truths is steep, the place of
+an option within its bin told the option prior 4 points above chance."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,22 @@ class Choice:
     right: int
 
 
-def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) -> tuple[list[Question], Counter[str]]:
+@dataclass(frozen=True)
+class Balanced:
+    """The questions of one split.
+
+    Attributes:
+        questions: Sorted by clip and task.
+        folds: 0 or 1 for each question; both folds are balanced.
+        dropped: How many candidates were left out, and why.
+    """
+
+    questions: tuple[Question, ...]
+    folds: tuple[int, ...]
+    dropped: Counter[str]
+
+
+def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) -> Balanced:
     """Make the questions of one split.
 
     Args:
@@ -44,29 +63,31 @@ def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) 
         seed: Decides everything that is drawn; the order of ``found`` does not matter.
 
     Returns:
-        Questions sorted by clip and task, and how many candidates were dropped for which reason.
+        The questions.
     """
     random, dropped = Random(seed), Counter[str]()
     by_task: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(found, key=lambda c: (c.clip, c.task, c.anchors, c.object or 0)):
         by_task[candidate.task].append(candidate)
-    questions: list[Question] = []
+    rows: list[tuple[Question, int]] = []
     for task in TASKS:
         pool = by_task[task]
         random.shuffle(pool)
         kept = _cap(pool, per_clip)
+        groups = _label_groups(kept, task) if task in LABELS else _ladder_groups(kept, ratio)
+        random.shuffle(groups)
+        for fold in (0, 1):
+            choices = [choice for group in groups[fold::2] for choice in group]
+            rows += [(question, fold) for question in _letter(choices, random)]
         dropped[f"{task}: over {per_clip} a clip"] += len(pool) - len(kept)
-        choices = _balance_words(kept, task) if task in LABELS else _balance_ladders(kept, ratio)
-        dropped[f"{task}: balance"] += len(kept) - len(choices)
-        random.shuffle(choices)
-        questions += _letter(choices, random)
-    questions.sort(key=lambda q: (q.id, TASKS.index(q.task), q.anchors, q.object or 0))
+        dropped[f"{task}: balance"] += len(kept) - sum(map(len, groups))
+    rows.sort(key=lambda row: (row[0].id, TASKS.index(row[0].task), row[0].anchors, row[0].object or 0))
     numbered = Counter[str]()
-    result = []
-    for question in questions:
-        result.append(Question(**{**question.__dict__, "id": f"{question.id}/{numbered[question.id]:03d}"}))
+    questions = []
+    for question, _ in rows:
+        questions.append(replace(question, id=f"{question.id}/{numbered[question.id]:03d}"))
         numbered[question.id] += 1
-    return result, +dropped
+    return Balanced(tuple(questions), tuple(fold for _, fold in rows), +dropped)
 
 
 def _cap(pool: Sequence[Candidate], per_clip: int) -> list[Candidate]:
@@ -80,33 +101,33 @@ def _cap(pool: Sequence[Candidate], per_clip: int) -> list[Candidate]:
     return kept
 
 
-def _balance_words(pool: Sequence[Candidate], task: str) -> list[Choice]:
+def _label_groups(pool: Sequence[Candidate], task: str) -> list[list[Choice]]:
     labels = LABELS[task]
-    groups = {label: [c for c in pool if c.label == label] for label in labels}
-    count = min(len(group) for group in groups.values())
-    return [Choice(c, labels, labels.index(label)) for label, group in groups.items() for c in group[:count]]
+    by_label = [[Choice(c, labels, k) for c in pool if c.label == label] for k, label in enumerate(labels)]
+    return [list(group) for group in zip(*by_label, strict=False)]
 
 
-def _balance_ladders(pool: Sequence[Candidate], ratio: float) -> list[Choice]:
+def _ladder_groups(pool: Sequence[Candidate], ratio: float) -> list[list[Choice]]:
     width = math.log(ratio) / BINS_PER_STEP
-    bins: dict[int, list[Candidate]] = defaultdict(list)
+    bins: dict[int, list[tuple[float, Candidate]]] = defaultdict(list)
     for candidate in pool:
-        bins[math.floor(math.log(candidate.value or 0.0) / width)].append(candidate)
-    choices: list[Choice] = []
-    while True:
+        if candidate.value is not None:
+            bins[math.floor(math.log(candidate.value) / width)].append((candidate.value, candidate))
+    windows = {low: [low + k * BINS_PER_STEP for k in range(OPTIONS)] for low in sorted(bins)}
+    groups: list[list[Choice]] = []
+    while windows:
         # Of all windows of four bins, one ladder step apart, take from the one that has most left in its scarcest bin.
-        windows = {low: [low + k * BINS_PER_STEP for k in range(OPTIONS)] for low in bins}
-        left = {low: min(len(bins.get(b, ())) for b in window) for low, window in windows.items()}
-        best = max(sorted(left), key=left.__getitem__, default=None)
-        if best is None or not left[best]:
-            return choices
+        low = max(windows, key=lambda low: min(len(bins.get(b, ())) for b in windows[low]))
+        if not all(bins.get(b) for b in windows[low]):
+            break
         group = []
-        for rank, index in enumerate(windows[best]):
-            candidate = bins[index].pop()
-            texts = tuple(prompts.metres(v) for v in ladder(candidate.value or 0.0, rank, ratio, OPTIONS))
-            group.append(Choice(candidate, texts, rank))
+        for rank, index in enumerate(windows[low]):
+            value, candidate = bins[index].pop()
+            group.append(Choice(candidate, tuple(map(prompts.metres, ladder(value, rank, ratio, OPTIONS))), rank))
+        # Two options that round to the same text leave the question, and so the group, without an answer.
         if all(len(set(choice.texts)) == OPTIONS for choice in group):
-            choices += group
+            groups.append(group)
+    return groups
 
 
 def _letter(choices: Sequence[Choice], random: Random) -> list[Question]:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 
 from mllm4d.schema import Question
 
+SHRINKAGE = 10
+"""Questions at chance that the option prior imagines beside those it has seen of a text or size."""
+
 Solver = Callable[[Question], str | None]
 """From a question to a letter, or None where the solver has nothing to say about such a question."""
 
@@ -59,8 +62,8 @@ def option_prior(fit: Sequence[Question]) -> Solver:
     def solve(question: Question) -> str:
         def rate(letter: str) -> float:
             bucket = _bucket(question, letter)
-            # One imagined question at chance keeps rare buckets from winning.
-            return (right[bucket] + 1 / len(question.options)) / (offered[bucket] + 1)
+            # Imagined questions at chance keep rare buckets from winning by luck.
+            return (right[bucket] + SHRINKAGE / len(question.options)) / (offered[bucket] + SHRINKAGE)
 
         return max(question.options, key=rate)
 
@@ -93,24 +96,30 @@ def _bucket(question: Question, letter: str) -> tuple[str, str]:
 SOLVERS = (median_option, smallest_plausible, most_frequent_letter, option_prior, time_gap)
 
 
-def score_blind(fit: Sequence[Question], questions: Sequence[Question]) -> dict[str, dict[str, float | int]]:
-    """What every blind solver scores, task by task.
+def score_blind(questions: Sequence[Question], folds: Sequence[int]) -> dict[str, dict[str, float | int]]:
+    """What every blind solver scores, task by task, on questions that it was not fitted on.
 
     Args:
-        fit: Questions that solvers may learn from (the training split).
         questions: Questions to answer.
+        folds: A number for each question; a fold is answered by solvers fitted on all others. Folds should each be
+            balanced: within one balanced whole, what is rare in one part is frequent in the rest, and a prior would
+            score below chance for no good reason.
 
     Returns:
         Task to ``{"n": count, "chance": …, solver: accuracy, …}``, rounded to 4 decimals; a solver that has nothing to
         say about a task is left out.
     """
+    given: dict[str, list[str | None]] = {}
+    for build in SOLVERS:
+        solvers = {f: build([q for q, k in zip(questions, folds, strict=True) if k != f]) for f in set(folds)}
+        given[build.__name__] = [solvers[f](q) for q, f in zip(questions, folds, strict=True)]
     table: dict[str, dict[str, float | int]] = {}
-    solvers = {build.__name__: build(fit) for build in SOLVERS}
     for task in dict.fromkeys(question.task for question in questions):
-        group = [question for question in questions if question.task == task]
-        table[task] = {"n": len(group), "chance": round(sum(1 / len(q.options) for q in group) / len(group), 4)}
-        for name, solve in solvers.items():
-            answers = [(solve(question), question.answer) for question in group]
-            if any(given is not None for given, _ in answers):
-                table[task][name] = round(sum(given == right for given, right in answers) / len(group), 4)
+        rows = [k for k, question in enumerate(questions) if question.task == task]
+        chance = sum(1 / len(questions[k].options) for k in rows) / len(rows)
+        table[task] = {"n": len(rows), "chance": round(chance, 4)}
+        for name, answers in given.items():
+            if any(answers[k] is not None for k in rows):
+                right = sum(answers[k] == questions[k].answer for k in rows)
+                table[task][name] = round(right / len(rows), 4)
     return table

@@ -20,7 +20,7 @@ class Source(ABC):
         """The keys of all clips (the first ``limit``), without decoding any of them.
 
         Raises:
-            ValueError: The source as a whole is unusable; the message names file, key and what was expected.
+            InputError: The source as a whole is unusable; the message names file, key and what was expected.
         """
 
     @abstractmethod
@@ -28,5 +28,5 @@ class Source(ABC):
         """Read or make one clip; the same key gives the same clip in any process.
 
         Raises:
-            ValueError: This clip is unusable; the message names the file and what was expected.
+            InputError: This clip is unusable; the message names the file and what was expected.
         """

@@ -1,0 +1,96 @@
+"""The verbs: ``python -m mllm4d VERB -c CONFIG``. Nothing heavy is imported before the verb is known."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+TASKS = {"curate": "mllm4d.curate.run.Curation"}
+"""Verbs that are a class with settings and a method ``run``; they start without Lightning."""
+
+TRAINER_VERBS = ("fit", "validate", "test", "predict")
+
+HELP = """\
+mllm4d: spatial-temporal intelligence for multimodal LLMs
+
+usage: python -m mllm4d VERB -c CONFIG [-c CONFIG ...] [--KEY VALUE ...]
+
+verbs:
+  curate    stereo video to shards of questions with known answers
+  fit       train a model (and curate first where the config says how and there are no shards)
+  validate  score a model on the validation split
+  test      score a model on the test split
+
+-c merges: a later file, and then --KEY VALUE, wins. Every key can be overridden:
+  python -m mllm4d fit -c configs/quickstart.yaml
+  python -m mllm4d fit -c configs/quickstart.yaml --data.batch_size 16 --trainer.max_epochs 2
+  python -m mllm4d test -c configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  python -m mllm4d curate -c configs/curate/world.yaml --clips 200 --out runs/world
+
+python -m mllm4d VERB --help lists a verb's keys (fit, validate and test: --help-all, which loads Lightning first).
+"""
+
+TRAINER_HELP = """\
+usage: python -m mllm4d {verb} -c CONFIG [-c CONFIG ...] [--ckpt_path FILE] [--KEY VALUE ...]
+
+  -c CONFIG         YAML file; may be repeated, later files win
+  --ckpt_path FILE  {checkpoint}
+  --print_config    print the resolved configuration and stop
+  --help-all        list every key with its type and default (takes some seconds)
+
+the keys of a config:
+  seed_everything   seed of everything random
+  model             class_path and init_args of the LightningModule, for example mllm4d.train.sft.SFT
+  data              class_path and init_args of the data module, for example mllm4d.data.datamodule.ClipDataModule
+  trainer           arguments of lightning.Trainer: devices, precision, max_epochs, logger, callbacks, ...
+
+  --model.help CLASS, --data.help CLASS and --trainer.callbacks.help CLASS list a class's keys.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; exits with 1 and one line on bad input, with 2 on a bad command line or configuration."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    verb, rest = argv[0], argv[1:]
+    if verb not in TASKS and verb not in TRAINER_VERBS:
+        known = ", ".join([*TASKS, *TRAINER_VERBS])
+        sys.exit(f"mllm4d: no verb {verb!r}; there are {known}")
+    if verb in TRAINER_VERBS and rest in (["-h"], ["--help"]):
+        resume = "checkpoint to go on from" if verb == "fit" else "checkpoint to score; without it the base model"
+        print(TRAINER_HELP.format(verb=verb, checkpoint=resume))
+        return
+    from mllm4d.schema import InputError
+
+    try:
+        if verb in TASKS:
+            _run_task(verb, rest)
+        else:
+            from mllm4d.cli import run_trainer
+
+            run_trainer([verb, *("--help" if word == "--help-all" else word for word in rest)])
+    except InputError as error:
+        # What a data worker raises arrives with the worker's traceback in front of it.
+        message = str(error).strip().rsplit("InputError: ", 1)[-1]
+        sys.exit(f"mllm4d {verb}: {message}")
+
+
+def _run_task(verb: str, argv: list[str]) -> None:
+    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    module, name = TASKS[verb].rsplit(".", 1)
+    task = getattr(importlib.import_module(module), name)
+    parser = ArgumentParser(prog=f"mllm4d {verb}", parser_mode="omegaconf+", description=task.__doc__.split("\n")[0])
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
+    parser.add_class_arguments(task, as_group=False)
+    settings = parser.instantiate_classes(parser.parse_args(argv))
+    settings.pop("config", None)
+    task(**settings).run()
+
+
+if __name__ == "__main__":
+    main()

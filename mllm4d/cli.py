@@ -1,0 +1,38 @@
+"""LightningCLI, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import set_parsing_settings
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+
+class TrainerCLI(LightningCLI):
+    """The verbs fit, validate, test and predict over any module and data module named by ``class_path``."""
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning 2.6 lets a checkpoint's hyper-parameters override the configuration. Here the configuration is what
+        # the files and the command line say, and a checkpoint holds weights and state.
+        pass
+
+
+def run_trainer(argv: Sequence[str]) -> None:
+    """Run a verb of Lightning's.
+
+    Args:
+        argv: The verb and its arguments.
+    """
+    # Interpolations then work across several files, and an override reaches every place that refers to it.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    TrainerCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=list(argv),
+    )

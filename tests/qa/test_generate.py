@@ -1,0 +1,132 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mllm4d.geometry.pose import center
+from mllm4d.prompts import LABELS
+from mllm4d.qa.generate import Margins, Relation, anchor_pairs, candidates, judge, measure
+from mllm4d.schema import TASKS
+from tests.qa.scenes import random_scene
+
+MARGINS = Margins()
+
+
+def vector(task, x, y, z, sigma=0.0):
+    return Relation(task, torch.tensor([x, y, z], dtype=torch.float64), sigma, None)
+
+
+def scalar(task, value, sigma=0.0):
+    return Relation(task, torch.tensor(value, dtype=torch.float64), sigma, None)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "z", "label"),
+    [(-1, 0, 0.2, "left"), (1, 0, 0.2, "right"), (0.3, 0.1, 2, "forward"), (0.3, 0.1, -2, "backward")],
+)
+@pytest.mark.parametrize("task", ["camera_relative_direction", "object_relative_direction"])
+def test_direction_words(task, x, y, z, label):
+    assert judge(vector(task, x, y, z), MARGINS) == (None, label)
+
+
+@pytest.mark.parametrize(("z", "label"), [(-1, "closer"), (1, "farther")])
+def test_ego_view_depth_words(z, label):
+    assert judge(vector("object_camera_relative_direction", 0.1, 0, z), MARGINS) == (None, label)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "z", "sigma", "reason"),
+    [
+        (0.1, 0, 0.1, 0, "no clear motion"),
+        (1, 0, 0.9, 0, "no dominant axis"),
+        (0, 5, 1, 0, "no dominant axis"),
+        (1, 0, 0, 0.3, "no clear motion"),
+        (2, 0, 1, 0.12, "no dominant axis"),
+    ],
+)
+def test_directions_that_are_not_asked(x, y, z, sigma, reason):
+    assert judge(vector("camera_relative_direction", x, y, z, sigma), MARGINS) == reason
+
+
+@pytest.mark.parametrize(
+    ("change", "sigma", "expected"),
+    [
+        (-0.5, 0, (None, "closer")),
+        (0.5, 0, (None, "farther")),
+        (0.05, 0, (None, "unchanged")),
+        (0.2, 0, "between moving and still"),
+        (0.5, 0.05, "between moving and still"),
+        (0.05, 0.05, "between moving and still"),
+    ],
+)
+def test_change_of_distance_has_a_dead_band(change, sigma, expected):
+    assert judge(scalar("object_camera_relative_distance", change, sigma), MARGINS) == expected
+
+
+def test_a_distance_is_asked_only_when_half_a_step_is_several_sigma():
+    # Half way to the next option down the ladder of 1.5: 3 m * (1 - 1/1.5) / 2 = 0.5 m.
+    assert judge(scalar("camera_absolute_distance", 3.0, 0.16), MARGINS) == (3.0, None)
+    assert judge(scalar("camera_absolute_distance", 3.0, 0.17), MARGINS) == "within sigma of the next option"
+    assert judge(scalar("camera_absolute_distance", 0.1), MARGINS) == "distance out of range"
+
+
+def test_anchor_pairs_start_with_the_whole_clip_and_are_distinct():
+    pairs = anchor_pairs(8, 12, torch.Generator().manual_seed(0))
+    assert pairs[0] == (0, 7)
+    assert len(set(pairs)) == 12
+    assert all(0 <= i < j < 8 for i, j in pairs)
+    assert anchor_pairs(2, 12, torch.Generator().manual_seed(0)) == [(0, 1)]
+
+
+def test_measure_against_independent_numpy():
+    scene = random_scene(3)
+    poses, track = scene.camera.world_to_camera.numpy(), scene.objects[0]
+    by_task = {r.task: r.value for r in measure(scene, 1, 6) if r.track in (None, track)}
+    c = [-(p[:3, :3].T @ p[:3, 3]) for p in poses]
+    p = [t.numpy() for t in track.centers]
+    cam = [poses[k][:3, :3] @ p[k] + poses[k][:3, 3] for k in range(8)]
+    near = [min(math.dist(q, c[k]) for q in track.points[k].numpy()) for k in range(8)]
+    expected = {
+        "camera_absolute_distance": math.dist(c[6], c[1]),
+        "camera_relative_direction": poses[1][:3, :3] @ (c[6] - c[1]),
+        "object_absolute_distance": math.dist(p[6], p[1]),
+        "object_relative_direction": poses[1][:3, :3] @ (p[6] - p[1]),
+        "object_camera_absolute_distance": min(math.dist(q, c[1]) for q in track.points[6].numpy()),
+        "object_camera_relative_distance": near[6] - near[1],
+        "object_camera_relative_direction": cam[6] - cam[1],
+    }
+    assert set(by_task) == set(TASKS)
+    for task, value in expected.items():
+        assert by_task[task].tolist() == pytest.approx(value.tolist() if hasattr(value, "tolist") else value), task
+
+
+def test_an_object_that_is_not_seen_at_an_anchor_is_not_asked_about():
+    scene = random_scene(3, objects=1)
+    track = scene.objects[0]
+    hidden = track.centers.clone()
+    hidden[7] = float("nan")
+    points = (*track.points[:7], torch.empty(0, 3, dtype=torch.float64))
+    unseen = replace(scene, objects=(replace(track, centers=hidden, points=points),))
+    assert {r.task for r in measure(unseen, 0, 7)} == set(TASKS[:2])
+
+
+def test_a_large_sigma_leaves_no_object_question():
+    found, dropped = candidates("k", random_scene(3, sigma=50.0), MARGINS, 12, torch.Generator().manual_seed(0))
+    assert all(candidate.object is None for candidate in found)
+    assert sum(dropped.values()) > 0
+
+
+def test_labels_and_solutions_fit_the_scene():
+    scene = random_scene(5)
+    found, _ = candidates("k", scene, MARGINS, 12, torch.Generator().manual_seed(0))
+    assert found
+    for candidate in found:
+        assert (candidate.label is None) != (candidate.value is None)
+        assert candidate.label is None or candidate.label in LABELS[candidate.task]
+        i, j = candidate.anchors
+        c = center(scene.camera.world_to_camera)
+        assert candidate.solution["camera_center"][1] == pytest.approx(c[j].tolist(), abs=1e-3)
+        if candidate.object is not None:
+            track = scene.objects[candidate.object - 1]
+            assert candidate.solution["object_center"][0] == pytest.approx(track.centers[i].tolist(), abs=1e-3)
