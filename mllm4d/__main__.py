@@ -87,7 +87,7 @@ def _run_task(verb: str, argv: list[str]) -> None:
     parser = ArgumentParser(prog=f"mllm4d {verb}", parser_mode="omegaconf+", description=task.__doc__.split("\n")[0])
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
     parser.add_class_arguments(task, as_group=False)
-    settings = parser.instantiate_classes(parser.parse_args(argv))
+    settings = parser.instantiate(parser.parse_args(argv))
     settings.pop("config", None)
     task(**settings).run()
 

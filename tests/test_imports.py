@@ -62,7 +62,9 @@ def run_python(code):
 
 
 def test_training_imports_without_open3d_and_opencv():
-    code = "import sys; sys.modules['open3d'] = sys.modules['cv2'] = None; import mllm4d.train.sft, mllm4d.train.callbacks"
+    code = (
+        "import sys; sys.modules['open3d'] = sys.modules['cv2'] = None; import mllm4d.train.sft, mllm4d.train.callbacks"
+    )
     result = run_python(code + ", mllm4d.data.datamodule, mllm4d.cli")
     assert result.returncode == 0, result.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,13 +114,13 @@ class SGBM(DepthEstimator):
         there, back = self._match(*views), self._match(*mirrored).flip(-1)
         return torch.where(left_right_consistent(there, back, self.left_right), there, 0.0)
 
-    def _match(self, left, right) -> Tensor:  # type: ignore[no-untyped-def]
+    def _match(self, left: np.ndarray, right: np.ndarray) -> Tensor:
         """Disparity [H, W] of grey numpy images, 0 or below where OpenCV found none."""
         import cv2
 
         count = self.num_disparities or 16 * -(-left.shape[1] // 96)
         area = self.block_size**2
-        matcher = cv2.StereoSGBM_create(
+        matcher = cv2.StereoSGBM.create(
             minDisparity=0,
             numDisparities=count,
             blockSize=self.block_size,

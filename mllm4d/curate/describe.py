@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 from mllm4d.schema import InputError
@@ -31,7 +31,7 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     kind = type(value)
     if is_dataclass(value) and not isinstance(value, type) and kind.__module__.startswith("mllm4d.qa"):
-        return asdict(value)
+        return {name: describe(item) for name, item in vars(value).items()}
     arguments = {}
     for name in inspect.signature(kind).parameters:
         if not hasattr(value, name):

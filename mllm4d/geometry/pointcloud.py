@@ -6,6 +6,8 @@ Open3D is imported when it is needed, so that training runs where it is not inst
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +35,24 @@ def load_open3d() -> ModuleType:
         _preload_libusb(error)
         import open3d
     return open3d
+
+
+@contextmanager
+def one_thread() -> Iterator[ModuleType]:
+    """Hold Open3D to one thread meanwhile, so that its sums come out in one order and results are the same every time.
+
+    With more threads its odometry differs in the fifth digit from call to call, on the same input.
+
+    Yields:
+        The module ``open3d``.
+    """
+    open3d = load_open3d()
+    threads = open3d.utility.get_max_threads()
+    open3d.utility.set_max_threads(1)
+    try:
+        yield open3d
+    finally:
+        open3d.utility.set_max_threads(threads)
 
 
 def _preload_libusb(reason: ImportError) -> None:

@@ -1,11 +1,9 @@
 """Choose candidates and give them options so that no answer is likelier than another without the video.
 
-Words: within a task every label is equally often right. Distances: truths are binned on a log scale, and a ladder of
-four options covers four bins; within the questions whose options cover the same bins, each of the four is equally
-often right. So neither the rank of an option, nor its size, nor what is common in the data set tells the answer.
-
-A group is the least that is balanced in itself: one question for every label, or for every rank of a ladder. Groups are
-dealt to two folds, so that solvers can be fitted on one and scored on the other with both in balance.
+Questions come in groups that offer the very same options, and in a group each option is right once: one question for
+every label, or for distances four whose truths lie one step of the ladder apart. So no function of the options can beat
+chance, whatever it knows of the data set. Groups are dealt to two folds, so that a solver can be fitted on one and
+scored on the other with both in balance.
 """
 
 from __future__ import annotations
@@ -24,9 +22,8 @@ from mllm4d.qa.reasoning import reason
 from mllm4d.schema import TASKS, Question
 
 OPTIONS = 4
-BINS_PER_STEP = 8
-"""How finely truths are binned within one step of the ladder. With 2, where the density of truths is steep, the place of
-an option within its bin told the option prior 4 points above chance."""
+BINS_PER_STEP = 16
+"""How finely truths are binned within one step of the ladder; at the ratio of 1.5 a bin is 2.6 % wide."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,12 @@ def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) 
     for task in TASKS:
         pool = by_task[task]
         random.shuffle(pool)
-        kept = _cap(pool, per_clip)
-        groups = _label_groups(kept, task) if task in LABELS else _ladder_groups(kept, ratio)
+        groups = _label_groups(pool, task, per_clip) if task in LABELS else _ladder_groups(pool, ratio, per_clip)
         random.shuffle(groups)
         for fold in (0, 1):
             choices = [choice for group in groups[fold::2] for choice in group]
             rows += [(question, fold) for question in _letter(choices, random)]
-        dropped[f"{task}: over {per_clip} a clip"] += len(pool) - len(kept)
-        dropped[f"{task}: balance"] += len(kept) - sum(map(len, groups))
+        dropped[f"{task}: balance and {per_clip} a clip"] += len(pool) - sum(map(len, groups))
     rows.sort(key=lambda row: (row[0].id, TASKS.index(row[0].task), row[0].anchors, row[0].object or 0))
     numbered = Counter[str]()
     questions = []
@@ -90,43 +85,60 @@ def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) 
     return Balanced(tuple(questions), tuple(fold for _, fold in rows), +dropped)
 
 
-def _cap(pool: Sequence[Candidate], per_clip: int) -> list[Candidate]:
-    """The first ``per_clip`` of every clip, rare labels first, so that balancing loses little."""
-    frequency = Counter(c.label for c in pool)
-    seen, kept = Counter[str](), []
-    for candidate in sorted(pool, key=lambda c: frequency[c.label]):
-        if seen[candidate.clip] < per_clip:
-            kept.append(candidate)
-            seen[candidate.clip] += 1
-    return kept
+class _Piles:
+    """Candidates in piles, from which groups are taken with at most so many candidates of one clip in all."""
+
+    def __init__(self, per_clip: int) -> None:
+        self.piles: dict[int, list[Candidate]] = defaultdict(list)
+        self.per_clip, self.used = per_clip, Counter[str]()
+
+    def put(self, index: int, candidate: Candidate) -> None:
+        self.piles[index].append(candidate)
+
+    def take(self, indices: Sequence[int]) -> list[Candidate] | None:
+        """One candidate of each pile, or None (and nothing taken) when a pile has none whose clip is not full."""
+        group: list[Candidate] = []
+        for index in indices:
+            pile = self.piles.get(index, [])
+            while pile and self.used[pile[-1].clip] >= self.per_clip:
+                pile.pop()
+            if not pile:
+                for place, candidate in zip(indices, group, strict=False):
+                    self.piles[place].append(candidate)
+                    self.used[candidate.clip] -= 1
+                return None
+            group.append(pile.pop())
+            self.used[group[-1].clip] += 1
+        return group
 
 
-def _label_groups(pool: Sequence[Candidate], task: str) -> list[list[Choice]]:
-    labels = LABELS[task]
-    by_label = [[Choice(c, labels, k) for c in pool if c.label == label] for k, label in enumerate(labels)]
-    return [list(group) for group in zip(*by_label, strict=False)]
-
-
-def _ladder_groups(pool: Sequence[Candidate], ratio: float) -> list[list[Choice]]:
-    width = math.log(ratio) / BINS_PER_STEP
-    bins: dict[int, list[tuple[float, Candidate]]] = defaultdict(list)
+def _label_groups(pool: Sequence[Candidate], task: str, per_clip: int) -> list[list[Choice]]:
+    labels, piles, groups = LABELS[task], _Piles(per_clip), []
     for candidate in pool:
-        if candidate.value is not None:
-            bins[math.floor(math.log(candidate.value) / width)].append((candidate.value, candidate))
-    windows = {low: [low + k * BINS_PER_STEP for k in range(OPTIONS)] for low in sorted(bins)}
+        piles.put(labels.index(candidate.label or ""), candidate)
+    while group := piles.take(range(len(labels))):
+        groups.append([Choice(candidate, labels, k) for k, candidate in enumerate(group)])
+    return groups
+
+
+def _ladder_groups(pool: Sequence[Candidate], ratio: float, per_clip: int) -> list[list[Choice]]:
+    width, piles = math.log(ratio) / BINS_PER_STEP, _Piles(per_clip)
+    for candidate in pool:
+        piles.put(math.floor(math.log(candidate.value or 0.0) / width), candidate)
+    windows = {low: [low + k * BINS_PER_STEP for k in range(OPTIONS)] for low in sorted(piles.piles)}
     groups: list[list[Choice]] = []
     while windows:
         # Of all windows of four bins, one ladder step apart, take from the one that has most left in its scarcest bin.
-        low = max(windows, key=lambda low: min(len(bins.get(b, ())) for b in windows[low]))
-        if not all(bins.get(b) for b in windows[low]):
-            break
-        group = []
-        for rank, index in enumerate(windows[low]):
-            value, candidate = bins[index].pop()
-            group.append(Choice(candidate, tuple(map(prompts.metres, ladder(value, rank, ratio, OPTIONS))), rank))
-        # Two options that round to the same text leave the question, and so the group, without an answer.
-        if all(len(set(choice.texts)) == OPTIONS for choice in group):
-            groups.append(group)
+        low = max(windows, key=lambda low: min(len(piles.piles.get(b, ())) for b in windows[low]))
+        if (group := piles.take(windows[low])) is None:
+            del windows[low]
+            continue
+        # One ladder for all four: they agree to within a bin, and no look at the options can tell the four apart.
+        base = math.exp(sum(math.log(c.value or 0.0) - k * math.log(ratio) for k, c in enumerate(group)) / OPTIONS)
+        texts = tuple(map(prompts.metres, ladder(base, 0, ratio, OPTIONS)))
+        # Two options that round to the same text leave the group without an answer.
+        if len(set(texts)) == OPTIONS:
+            groups.append([Choice(candidate, texts, rank) for rank, candidate in enumerate(group)])
     return groups
 
 

@@ -12,7 +12,7 @@ def ladder(value: float, rank: int, ratio: float, count: int = 4) -> list[float]
 
     Args:
         value: The truth, metres.
-        rank: The truth's place from the bottom, 0 … count-1; to be drawn so that every rank is equally often right.
+        rank: The truth's place from the bottom, 0 … count-1; every rank should be equally often right.
         ratio: Ratio of neighbours, > 1.
         count: Number of options.
 

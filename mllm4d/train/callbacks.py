@@ -99,7 +99,9 @@ class SampleClips(Callback):
             place = len(self.shown)
             self.shown.add(clip)
             options = "\n".join(f"- **{k}** {option}" for k, option in question.options.items())
-            words = f"{question.question}\n\n{options}\n\ntruth: **{question.answer}**, model: `{text}` (`{question.id}`)"
+            words = (
+                f"{question.question}\n\n{options}\n\ntruth: **{question.answer}**, model: `{text}` (`{question.id}`)"
+            )
             logger.experiment.add_text(f"samples/{place}", words, trainer.global_step)
             if not trainer.global_step or trainer.current_epoch == 0:
                 frames, times = _frames(trainer, clip)

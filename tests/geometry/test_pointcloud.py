@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from mllm4d.geometry.pointcloud import load_open3d, remove_outliers, voxel_downsample
+from mllm4d.geometry.pointcloud import load_open3d, one_thread, remove_outliers, voxel_downsample
 
 
 def test_load_open3d_gives_a_module_that_works():
@@ -16,6 +16,14 @@ def test_load_open3d_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)  # what Python itself stores for a module that is not there
     with pytest.raises(ImportError, match=r'pip install "mllm4d\[curate\]"'):
         load_open3d()
+
+
+def test_one_thread_is_undone():
+    utility = load_open3d().utility
+    before = utility.get_max_threads()
+    with one_thread() as open3d:
+        assert open3d.utility.get_max_threads() == 1
+    assert utility.get_max_threads() == before
 
 
 def test_remove_outliers_agrees_with_scipy():

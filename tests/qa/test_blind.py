@@ -7,9 +7,7 @@ from mllm4d.schema import Question
 def numeric(values, answer, letters="ABCD", anchors=(0, 3)):
     options = {letter: f"{value} m" for letter, value in zip(letters, values, strict=True)}
     truth = float(values[letters.index(answer)])
-    return Question(
-        "q/0", "camera_absolute_distance", "?", options, answer, truth, "m", anchors, None, {}, None
-    )
+    return Question("q/0", "camera_absolute_distance", "?", options, answer, truth, "m", anchors, None, {}, None)
 
 
 def words(answer):
@@ -47,7 +45,8 @@ def test_time_gap_learns_the_usual_speed():
 
 
 def test_table_by_hand():
-    # Fold 0 says C, C; fold 1 says C, A. Fitted on the other fold, the letter votes for C; the texts of fold 1 are a tie, and the first option is taken.
+    # Fold 0 says C, C; fold 1 says C, A. Fitted on the other fold, the letter votes for C; for fold 0 the texts are a
+    # tie, and the first option is taken.
     table = blind.score_blind([words("C"), words("C"), words("C"), words("A")], [0, 0, 1, 1])
     assert table["camera_relative_direction"] == {
         "n": 4,

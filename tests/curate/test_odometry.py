@@ -1,0 +1,151 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mllm4d.curate.depth import SGBM, Depth
+from mllm4d.curate.odometry import StereoOdometry
+from mllm4d.curate.sources.stereo import StereoFolder
+from mllm4d.geometry.pose import center, path_rms, rebase
+from mllm4d.schema import Clip, InputError
+
+HEIGHT, WIDTH, FX = 160, 240, 180.0
+INTRINSICS = torch.tensor([[FX, 0, 119.5], [0, FX, 79.5], [0, 0, 1]], dtype=torch.float64)
+
+
+def camera_at(x, z, yaw=0.0):
+    """World-to-camera of a camera at (x, 0, z), turned to the right by yaw (radians)."""
+    pose = torch.eye(4, dtype=torch.float64)
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    pose[:3, :3] = torch.tensor([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    pose[:3, 3] = -pose[:3, :3] @ torch.tensor([x, 0, z], dtype=torch.float64)
+    return pose
+
+
+def corner_clip(poses):
+    """Two textured walls, at world z = 8 (left half) and z = 5 (x > 0), rendered by intersecting every pixel's ray."""
+    generator = np.random.default_rng(0)
+    texture = generator.integers(0, 256, (512, 512)).astype(np.float32)
+    import cv2
+
+    texture = cv2.GaussianBlur(texture, (0, 0), 1.2)
+    texture = np.uint8(255 * (texture - texture.min()) / np.ptp(texture))
+    column, row = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    rays = np.stack([column, row, np.ones_like(row)], -1) @ np.linalg.inv(INTRINSICS.numpy()).T
+    frames, depths = [], []
+    for pose in poses:
+        to_world = np.linalg.inv(pose.numpy())
+        origin, directions = to_world[:3, 3], rays @ to_world[:3, :3].T
+        near = (5 - origin[2]) / directions[..., 2]
+        far = (8 - origin[2]) / directions[..., 2]
+        depth = np.where((origin + near[..., None] * directions)[..., 0] > 0, near, far)
+        hit = origin + depth[..., None] * directions
+        # 12 texels a metre, at these distances two or three pixels a texel
+        u, v = ((hit[..., i] * 12 + 256).astype(np.float32) for i in (0, 1))
+        v += np.where(depth == near, 128, 0).astype(np.float32)
+        grey = cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        frames.append(np.repeat(grey[..., None], 3, axis=2))
+        depths.append(depth)
+    frames, depth = torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(depths)).float()
+    times = torch.arange(len(poses), dtype=torch.float64) / 10
+    clip = Clip("corner-0000", "corner", frames, times, 10.0, INTRINSICS)
+    return clip, Depth(depth, torch.zeros_like(depth))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return torch.stack([camera_at(0.1 * t, 0.15 * t, 0.02 * t) for t in range(5)])
+
+
+@pytest.mark.parametrize(("refine", "tolerance"), [(False, 0.01), (True, 0.01)])
+def test_a_known_path(truth, refine, tolerance):
+    path = StereoOdometry(refine=refine)(*corner_clip(truth))
+    assert path.world_to_camera.dtype == torch.float64
+    assert torch.equal(path.world_to_camera[0], torch.eye(4, dtype=torch.float64))
+    assert path_rms(path.world_to_camera, truth) < tolerance
+    torch.testing.assert_close(path.world_to_camera[:, :3, :3], truth[:, :3, :3], atol=2e-3, rtol=0)
+    assert path.quality["refined_share"] == (1.0 if refine else 0.0)
+    assert path.quality["inliers_min"] >= 20
+
+
+def test_the_world_is_the_first_camera(truth):
+    moved = torch.stack([pose @ camera_at(0.5, 0.2, 0.1) for pose in truth])
+    path = StereoOdometry(refine=False)(*corner_clip(moved))
+    assert path_rms(path.world_to_camera, rebase(moved)) < 0.01
+
+
+def test_sigma_is_the_drift_times_the_path_so_far(truth):
+    path = StereoOdometry(refine=False, drift=0.1)(*corner_clip(truth))
+    step = math.hypot(0.1, 0.15)
+    expected = 0.1 * step * torch.arange(5, dtype=torch.float64)
+    torch.testing.assert_close(path.center_sigma, expected, atol=2e-3, rtol=0)
+    assert path.quality["path_length"] == pytest.approx(4 * step, abs=0.02)
+
+
+def test_the_same_input_gives_the_same_path(truth):
+    clip, depth = corner_clip(truth)
+    paths = [StereoOdometry()(clip, depth) for _ in range(6)]
+    assert len({path.world_to_camera.numpy().tobytes() for path in paths}) == 1
+    assert paths[0].quality == paths[1].quality
+
+
+def test_refinement_is_refused_where_it_leaves_pnp(truth):
+    clip, depth = corner_clip(truth)
+    strict = StereoOdometry(agree_translation=0.0)(clip, depth)
+    assert strict.quality["refined_share"] == 0.0
+    assert torch.equal(strict.world_to_camera, StereoOdometry(refine=False)(clip, depth).world_to_camera)
+
+
+def test_depths_with_a_large_sigma_are_not_used(truth):
+    clip, depth = corner_clip(truth[:2])
+    # The far wall's depth is wrong by half, and its sigma says so.
+    far = depth.depth > 6.5
+    poor = Depth(torch.where(far, depth.depth * 1.5, depth.depth), torch.where(far, depth.depth * 0.5, 0.0))
+    path = StereoOdometry(refine=False)(clip, poor)
+    assert path_rms(path.world_to_camera, truth[:2]) < 0.01
+
+
+def test_one_frame_is_a_path(truth):
+    path = StereoOdometry()(*corner_clip(truth[:1]))
+    assert path.world_to_camera.shape == (1, 4, 4)
+    assert path.center_sigma.tolist() == [0.0]
+
+
+def test_a_lost_frame_is_named(truth):
+    clip, depth = corner_clip(truth)
+    frames = clip.frames.clone()
+    frames[3] = 128
+    with pytest.raises(InputError, match=r"corner-0000.*between frames 2 and 3"):
+        StereoOdometry()(dataclasses.replace(clip, frames=frames), depth)
+
+
+def test_depth_of_another_shape_is_named(truth):
+    clip, depth = corner_clip(truth)
+    with pytest.raises(InputError, match="corner-0000"):
+        StereoOdometry()(clip, Depth(depth.depth[:3], depth.sigma[:3]))
+
+
+def test_kitti(real_data):
+    source = StereoFolder(str(real_data / "kitti_stereo"), fps=10, clip_frames=13)
+    clip = source.load(source.keys()[1])
+    path = StereoOdometry()(clip, SGBM()(clip))
+    error = path_rms(path.world_to_camera, clip.world_to_camera)
+    print(f"kitti frames 13-25: {error:.3f} m RMS over {path.quality}")
+    assert error < 0.12
+    assert path.quality["path_length"] == pytest.approx(
+        float(center(clip.world_to_camera).diff(dim=0).norm(dim=-1).sum()), rel=0.015
+    )
+
+
+@pytest.mark.slow
+def test_kitti_whole(real_data):
+    source = StereoFolder(str(real_data / "kitti_stereo"), fps=10, clip_frames=51)
+    clip = source.load(source.keys()[0])
+    path = StereoOdometry()(clip, SGBM()(clip))
+    error = path_rms(path.world_to_camera, clip.world_to_camera)
+    end = float((center(path.world_to_camera) - center(clip.world_to_camera))[-1].norm())
+    print(f"kitti: {error:.3f} m RMS, {end:.3f} m at the end, {path.quality}")
+    assert error <= 0.28
+    assert end <= 0.0075 * 59.86

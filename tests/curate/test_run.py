@@ -1,0 +1,147 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from mllm4d.curate.run import Curation, assign_splits
+from mllm4d.curate.sources.base import Source
+from mllm4d.curate.sources.world import World
+from mllm4d.schema import InputError
+from mllm4d.shards import read_index, read_shard
+from mllm4d.video import decode
+
+
+def small_world(seed=0):
+    return World(width=64, height=64, frames=8, fps=4.0, seed=seed)
+
+
+def curation(out, **changes):
+    settings = {"source": small_world(), "out": str(out), "clips": 12, "workers": 0, "clips_per_shard": 5, "pairs": 12}
+    return Curation(**{**settings, **changes})
+
+
+class Troubled(Source):
+    """A world of which some clips are unusable, or interrupt the run; remembers what was loaded."""
+
+    def __init__(self, broken: tuple[str, ...] = (), interrupt_at: str | None = None) -> None:
+        self.broken, self.interrupt_at = broken, None
+        self.stop_at = interrupt_at
+        self.loaded: list[str] = []
+
+    def keys(self, limit=None):
+        return small_world().keys(limit)
+
+    def load(self, key):
+        if key == self.stop_at:
+            raise KeyboardInterrupt
+        if key in self.broken:
+            raise InputError(f"{key}.png: is truncated")
+        self.loaded.append(key)
+        return small_world().load(key)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return curation(tmp_path_factory.mktemp("made") / "shards").run()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def test_one_process_and_two_workers_make_the_same_bytes(made, tmp_path):
+    one = curation(tmp_path / "one", workers=1).run()
+    two = curation(tmp_path / "two", workers=2).run()
+    assert contents(one) == contents(two) == contents(made)
+
+
+def test_another_seed_makes_other_shards(made, tmp_path):
+    other = curation(tmp_path / "other", seed=1).run()
+    assert contents(other).keys() == contents(made).keys()
+    assert contents(other)["train-000000.tar"] != contents(made)["train-000000.tar"]
+
+
+def test_shards_hold_what_the_index_says(made):
+    index = read_index(made)
+    clips, questions = Counter(), Counter()
+    for shard in index.shards:
+        for sample, key, count in zip(read_shard(made / shard.path), shard.keys, shard.questions, strict=True):
+            assert (sample.key, len(sample.questions)) == (key, count)
+            clips[key] += 1
+            questions.update(q.id for q in sample.questions)
+            frames, times = decode(sample.video)
+            assert frames.shape == (8, 64, 64, 3)
+            assert times.tolist() == pytest.approx(sample.scene["times"], abs=1e-4)
+            assert sample.scene["units"] == "m"
+            assert sample.scene["axes"] == "opencv"
+            assert torch.equal(torch.tensor(sample.scene["camera"]["world_to_camera"][0]), torch.eye(4))
+    assert max(clips.values()) == 1, "a clip is in two splits"
+    assert max(questions.values()) == 1
+    assert sum(questions.values()) == sum(n for row in index.notes["counts"].values() for n in row.values())
+    for name in ("source", "config", "versions", "filters", "blind"):
+        assert index.notes[name]
+
+
+def test_done_is_done(made, capsys):
+    before = contents(made)
+    assert curation(made).run() == made
+    assert contents(made) == before
+
+
+def test_a_folder_with_other_shards_is_not_touched(made):
+    before = contents(made)
+    with pytest.raises(InputError, match=r"another configuration \(key 'pairs' was 12, is 3\)"):
+        curation(made, pairs=3).run()
+    assert contents(made) == before
+
+
+def test_a_bad_clip_stops_the_run_and_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"world-00004\.png: is truncated \(1 of 12 clips unusable"):
+        curation(tmp_path / "out", source=Troubled(broken=("world-00004",))).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_clips_within_the_limit_are_named_in_the_index(tmp_path):
+    out = curation(tmp_path / "out", source=Troubled(broken=("world-00004",)), max_failed=0.1).run()
+    index = read_index(out)
+    assert index.notes["clips"] == {"usable": 11, "failed": {"world-00004": "world-00004.png: is truncated"}}
+    assert all("world-00004" not in shard.keys for shard in index.shards)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path):
+    source = Troubled(interrupt_at="world-00007")
+    with pytest.raises(KeyboardInterrupt):
+        curation(tmp_path / "out", source=source).run()
+    assert not (tmp_path / "out").exists()
+    again = Troubled()
+    out = curation(tmp_path / "out", source=again).run()
+    assert again.loaded == [f"world-{k:05d}" for k in range(7, 12)]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    for name, content in contents(made).items():
+        assert name == "index.json" or contents(out)[name] == content
+
+
+def test_no_question_at_all_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no question is left"):
+        curation(tmp_path / "out", clips=1).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_index_records_how_to_do_it_again(made):
+    config = json.loads((made / "index.json").read_text())["config"]
+    assert config["source"]["class_path"] == "mllm4d.curate.sources.world.World"
+    assert config["source"]["init_args"]["width"] == 64
+    assert "workers" not in config
+    assert "out" not in config
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(10, (8, 1, 1)), (4, (2, 1, 1)), (3, (1, 1, 1)), (2, (1, 1, 0)), (1, (1, 0, 0))]
+)
+def test_split_sizes(count, sizes):
+    keys = [f"k{n}" for n in range(count)]
+    splits = assign_splits(keys, {"train": 0.8, "val": 0.1, "test": 0.1}, seed=0)
+    assert tuple(len(splits.get(name, ())) for name in ("train", "val", "test")) == sizes
+    assert sorted(key for members in splits.values() for key in members) == sorted(keys)
