@@ -22,8 +22,12 @@ from mllm4d.qa.reasoning import reason
 from mllm4d.schema import TASKS, Question
 
 OPTIONS = 4
-BINS_PER_STEP = 16
-"""How finely truths are binned within one step of the ladder; at the ratio of 1.5 a bin is 2.6 % wide."""
+BINS_PER_STEP = (16, 4, 2, 1)
+"""How finely truths are binned within one step of the ladder; at the ratio of 1.5 the finest bin is 2.6 % wide. Coarser
+bins come in only where the finer ones find partners for less than ``ENOUGH`` of what the cap per clip allows, as in a
+single short video; questions then have ladders of their own and ``index.json`` says what blind solvers make of it."""
+
+ENOUGH = 0.25
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def balance(found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) 
     for task in TASKS:
         pool = by_task[task]
         random.shuffle(pool)
-        groups = _label_groups(pool, task, per_clip) if task in LABELS else _ladder_groups(pool, ratio, per_clip)
+        groups = _label_groups(pool, task, per_clip) if task in LABELS else _ladders(pool, ratio, per_clip)
         random.shuffle(groups)
         for fold in (0, 1):
             choices = [choice for group in groups[fold::2] for choice in group]
@@ -121,11 +125,23 @@ def _label_groups(pool: Sequence[Candidate], task: str, per_clip: int) -> list[l
     return groups
 
 
-def _ladder_groups(pool: Sequence[Candidate], ratio: float, per_clip: int) -> list[list[Choice]]:
-    width, piles = math.log(ratio) / BINS_PER_STEP, _Piles(per_clip)
+def _ladders(pool: Sequence[Candidate], ratio: float, per_clip: int) -> list[list[Choice]]:
+    per_clip_counts = Counter(candidate.clip for candidate in pool)
+    allowed = sum(min(count, per_clip) for count in per_clip_counts.values())
+    groups: list[list[Choice]] = []
+    for bins in BINS_PER_STEP:
+        if len(finer := _ladder_groups(pool, ratio, per_clip, bins)) > len(groups):
+            groups = finer
+        if OPTIONS * len(groups) >= ENOUGH * allowed:
+            break
+    return groups
+
+
+def _ladder_groups(pool: Sequence[Candidate], ratio: float, per_clip: int, bins: int) -> list[list[Choice]]:
+    width, piles = math.log(ratio) / bins, _Piles(per_clip)
     for candidate in pool:
         piles.put(math.floor(math.log(candidate.value or 0.0) / width), candidate)
-    windows = {low: [low + k * BINS_PER_STEP for k in range(OPTIONS)] for low in sorted(piles.piles)}
+    windows = {low: [low + k * bins for k in range(OPTIONS)] for low in sorted(piles.piles)}
     groups: list[list[Choice]] = []
     while windows:
         # Of all windows of four bins, one ladder step apart, take from the one that has most left in its scarcest bin.
@@ -133,12 +149,14 @@ def _ladder_groups(pool: Sequence[Candidate], ratio: float, per_clip: int) -> li
         if (group := piles.take(windows[low])) is None:
             del windows[low]
             continue
-        # One ladder for all four: they agree to within a bin, and no look at the options can tell the four apart.
-        base = math.exp(sum(math.log(c.value or 0.0) - k * math.log(ratio) for k, c in enumerate(group)) / OPTIONS)
-        texts = tuple(map(prompts.metres, ladder(base, 0, ratio, OPTIONS)))
+        steps = [math.log(c.value or 0.0) - k * math.log(ratio) for k, c in enumerate(group)]
+        if bins == BINS_PER_STEP[0]:
+            # One ladder for all four: they agree to within a bin, and no look at the options can tell the four apart.
+            steps = [sum(steps) / OPTIONS] * OPTIONS
+        texts = [tuple(map(prompts.metres, ladder(math.exp(step), 0, ratio, OPTIONS))) for step in steps]
         # Two options that round to the same text leave the group without an answer.
-        if len(set(texts)) == OPTIONS:
-            groups.append([Choice(candidate, texts, rank) for rank, candidate in enumerate(group)])
+        if all(len(set(row)) == OPTIONS for row in texts):
+            groups.append([Choice(c, row, rank) for rank, (c, row) in enumerate(zip(group, texts, strict=True))])
     return groups
 
 

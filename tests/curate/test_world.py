@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import max_pool2d
 
 from mllm4d.curate.depth import SGBM
 from mllm4d.curate.sources.world import World, _seen
@@ -24,7 +25,7 @@ from mllm4d.schema import Clip, InputError
 def clips() -> list[Clip]:
     """Everything about four short clips, without noise."""
     world = World(clips=4, frames=5, noise=0, seed=3)
-    return [world.render(key) for key in world.keys()]
+    return [world.render(key) for key in world.keys(4)]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_the_world_is_the_first_cameras_axes(clips):
 def test_camera_goes_where_the_provenance_says():
     world = World(clips=40, width=32, height=32, frames=3, seed=2)
     straight = 0
-    for key in world.keys():
+    for key in world.keys(40):
         clip = world.load(key)
         story = clip.provenance["camera"]
         end, pitch = center(clip.world_to_camera)[-1], np.radians(story["pitch"])
@@ -170,13 +171,14 @@ def test_masks_depth_poses_and_tracks_tell_one_story(clips):
                 surface = transform(camera_to_world[t], lifted[t][mask.pixels[t]])
                 nearest = torch.cdist(surface, track.points[t]).amin(1)
                 assert float(nearest.max()) < 0.2
-                # Every point in front of what is seen would be an error; those on it project into the mask.
+                # Points that nothing hides project into the mask, or next to it where they sit on the outline.
+                near = max_pool2d(mask.pixels[t].float()[None], 3, stride=1, padding=1)[0]
                 local = transform(clip.world_to_camera[t], track.points[t])
                 x, y = project(local, clip.intrinsics).round().long().unbind(-1)
                 inside = (x >= 0) & (x < 320) & (y >= 0) & (y < 192)
                 x, y, z = x[inside], y[inside], local[inside, 2]
                 front = z < clip.depth[t, y, x] + 0.01
-                assert float(mask.pixels[t, y, x][front].double().mean()) > 0.9
+                assert float(near[y, x][front].mean()) > 0.99
                 assert int(front.sum()) > 20
                 checked += 1
     assert checked > 30
@@ -185,7 +187,7 @@ def test_masks_depth_poses_and_tracks_tell_one_story(clips):
 def test_center_of_a_ball_is_a_radius_away_from_all_that_is_seen_of_it():
     world = World(clips=8, frames=2, seed=1)
     balls = 0
-    for key in world.keys():
+    for key in world.keys(8):
         clip = world.load(key)
         lifted = unproject(clip.depth.double(), clip.intrinsics)
         for mask, track in zip(clip.masks, clip.tracks, strict=True):
@@ -230,7 +232,7 @@ def test_stereo_matching_works_on_it(clips):
 def test_still_and_moving_objects():
     world = World(clips=25, width=64, height=64, frames=6, seed=4)
     kinds = Counter()
-    for key in world.keys():
+    for key in world.keys(25):
         clip = world.load(key)
         for track, story in zip(clip.tracks, clip.provenance["objects"], strict=True):
             assert track.name == story["name"]
@@ -269,8 +271,10 @@ def test_progress():
         assert covered[0] == 0
         assert covered[-1] == pytest.approx(1)
         assert (steps >= 0).all()
-        ratio = {"accelerates": steps[-1] / steps[0], "slows": steps[0] / max(steps[-1], 1e-9)}.get(speed)
-        assert ratio is None or 1.9 < ratio < 4.1
+        if speed in ("accelerates", "slows"):
+            slow, fast = sorted((steps[0], steps[-1]))
+            assert 1.9 < fast / slow < 4.1
+            assert (fast == steps[-1]) == (speed == "accelerates")
         assert (steps[-30:] == 0).all() == (speed == "stops")
         assert (steps[:30] == 0).all() == (speed == "starts")
 
