@@ -8,6 +8,10 @@ from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 
+VERBS = ("fit", "validate", "test", "predict")
+USAGE = "python -m mllm4d {verb} -c CONFIG [--KEY VALUE ...]"
+"""In place of the list of all keys, under which an error message would drown."""
+
 
 class TrainerCLI(LightningCLI):
     """The verbs fit, validate, test and predict over any module and data module named by ``class_path``."""
@@ -31,7 +35,7 @@ def run_trainer(argv: Sequence[str]) -> None:
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_kwargs={"parser_mode": "omegaconf+"} | {verb: {"usage": USAGE.format(verb=verb)} for verb in VERBS},
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         args=list(argv),

@@ -108,7 +108,8 @@ def letter(question: Question) -> Dialogue:
 def text_and_letter(question: Question) -> Dialogue:
     """Ask for the letter; the target is the option's text and then its letter, which small models bind sooner."""
     prompt = with_options(question.question, dict(question.options), LETTER_INSTRUCTION)
-    return Dialogue(prompt, f"{question.options[question.answer]} <answer>{question.answer}</answer>")
+    # The blank before the text makes it the same token as in the list of options.
+    return Dialogue(prompt, f" {question.options[question.answer]}<answer>{question.answer}</answer>")
 
 
 def reasoned(question: Question) -> Dialogue:
