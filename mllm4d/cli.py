@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from jsonargparse import set_parsing_settings
@@ -28,6 +29,8 @@ def run_trainer(argv: Sequence[str]) -> None:
     Args:
         argv: The verb and its arguments.
     """
+    # LightningCLI warns about arguments given to it beside those of the command line: these are the command line.
+    sys.argv[1:] = argv
     # Interpolations then work across several files, and an override reaches every place that refers to it.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     TrainerCLI(
@@ -38,5 +41,4 @@ def run_trainer(argv: Sequence[str]) -> None:
         parser_kwargs={"parser_mode": "omegaconf+"} | {verb: {"usage": USAGE.format(verb=verb)} for verb in VERBS},
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        args=list(argv),
     )

@@ -73,7 +73,7 @@ State at {j}:
 Conclusion: {conclusion}
 </thinking>
 <answer>{letter}</answer>"""
-"""The five steps of ST-CoT (arXiv 2603.00515): align, parse the first state, follow, verify the last state, conclude."""
+"""The five steps of ST-CoT (arXiv 2603.00515): align, parse the first state, follow, verify the last, conclude."""
 
 
 class Dialogue(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,14 +10,6 @@ from torchmetrics import Metric
 
 from mllm4d.answers import read_option
 from mllm4d.schema import TASKS, Question
-
-
-class TaskScore(NamedTuple):
-    """One row of a score table; shares are in 0-1."""
-
-    n: int
-    accuracy: float
-    invalid: float
 
 
 class MultipleChoiceAccuracy(Metric):
@@ -58,7 +49,8 @@ class MultipleChoiceAccuracy(Metric):
         """Flat scores: ``accuracy`` and ``invalid`` over all questions and per task, ``accuracy_macro`` over tasks.
 
         Returns:
-            Name to scalar tensor, in 0-1, only for tasks that occurred; per task ``accuracy/TASK``, ``invalid/TASK``.
+            Name to scalar tensor, shares in 0-1, only for tasks that occurred; per task ``accuracy/TASK``,
+            ``invalid/TASK`` and ``count/TASK``.
         """
         seen = self.count > 0
         if not bool(seen.any()):
@@ -73,12 +65,5 @@ class MultipleChoiceAccuracy(Metric):
             if seen[k]:
                 scores[f"accuracy/{task}"] = accuracy[k]
                 scores[f"invalid/{task}"] = invalid[k]
+                scores[f"count/{task}"] = self.count[k].float()
         return scores
-
-    def table(self) -> dict[str, TaskScore]:
-        """The scores of the tasks that occurred, with their number of questions (on this rank, unless synchronised)."""
-        return {
-            task: TaskScore(int(n), float(right / n), float(invalid / n))
-            for task, n, right, invalid in zip(TASKS, self.count, self.right, self.invalid, strict=True)
-            if n
-        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -84,16 +83,20 @@ class ClipDataModule(LightningDataModule):
         if not index.split(split):
             raise InputError(f"{self.folder / 'index.json'}: lists no shard of split {split!r}")
         trainer = self.trainer
-        inputs = self.inputs or (trainer and trainer.lightning_module.inputs)
+        inputs = self.inputs or getattr(trainer and trainer.lightning_module, "inputs", None)
         if inputs is None:
             raise InputError("data: give 'inputs' when there is no trainer whose model has them")
-        plan: partial[Plan] = partial(_plan, index.split(split), batch_size, self.seed, window, *_place(trainer))
-        return ClipLoader(self.folder, plan, inputs, self.style, self.workers, generation=not window)
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
+        def plan(epoch: int) -> Plan:
+            return plan_epoch(
+                index.split(split),
+                batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                rank=rank,
+                world_size=world_size,
+                window=window,
+            )
 
-def _plan(shards, batch_size, seed, window, rank, world_size, epoch):  # type: ignore[no-untyped-def]
-    return plan_epoch(shards, batch_size, seed=seed, window=window, rank=rank, world_size=world_size, epoch=epoch)
-
-
-def _place(trainer) -> tuple[int, int]:  # type: ignore[no-untyped-def]
-    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return ClipLoader(self.folder, plan, inputs, self.style, self.workers, generation=split != "train")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from mllm4d.schema import InputError
@@ -77,7 +78,7 @@ def plan_epoch(
     if window:
         items = _mix(items, window, Random(f"{seed}/{epoch}/{rank}"))
     cuts = [len(items) * step // steps for step in range(steps + 1)]
-    return Plan(tuple(clips), tuple(tuple(items[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)))
+    return Plan(tuple(clips), tuple(tuple(items[a:b]) for a, b in pairwise(cuts)))
 
 
 def _mix(items: Sequence[tuple[int, int]], window: int, random: Random) -> list[tuple[int, int]]:

@@ -14,7 +14,8 @@ from torch import nn
 from mllm4d.schema import InputError
 
 PARTS = {
-    "merger": r"(?:^|\.)(?:merger|deepstack_merger_list|multi_modal_projector|connector|aligner)\.",
+    "merger": r"(?:^|\.)(?:merger|deepstack_merger_list|(?:multi_modal_)?projector|connector|aligner|embed_vision"
+    r"|visual_embeddings_table|image_newline)\.",
     "vision": r"(?:^|\.)(?:visual|vision_tower|vision_model)\.",
     "language": r"(?:^|\.)(?:language_model|text_model|lm_head)\.",
 }
@@ -95,7 +96,9 @@ class BaseModel:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         folder = Path(self.path)
-        if folder.is_dir() and not (folder / "config.json").is_file():
+        # A hub name is "owner/name"; anything else can only be meant as a folder.
+        named_folder = folder.is_dir() or folder.is_absolute() or self.path.startswith(".") or len(folder.parts) > 2
+        if named_folder and not (folder / "config.json").is_file():
             raise InputError(f"{folder / 'config.json'}: not found; expected the folder of a Hugging Face model")
         options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
         model = AutoModelForImageTextToText.from_pretrained(self.path, dtype=self._dtype(), **options)
@@ -159,19 +162,19 @@ def set_trained(model: nn.Module, train: Sequence[str], lora: LoRA | None) -> An
         if not layers:
             raise InputError(f"base.lora.targets: no layer of the language model is named {', '.join(lora.targets)}")
         wrapped = get_peft_model(
-            model,  # type: ignore[arg-type]
+            wrapped,
             LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers),
         )
     for name, parameter in wrapped.named_parameters():
-        parameter.requires_grad_("lora_" in name or part_of(name) in train)
+        parameter.requires_grad_(".lora_" in name or part_of(name) in train)
     return wrapped
 
 
 def trained_table(model: nn.Module) -> list[PartRow]:
     """How many parameters of each part train; adapters are a part of their own."""
-    rows = {}
+    rows: dict[str, PartRow] = {}
     for name, parameter in model.named_parameters():
-        part = "lora" if "lora_" in name else part_of(name)
+        part = "lora" if ".lora_" in name else part_of(name)
         known = rows.get(part, PartRow(part, 0, 0))
         trained = parameter.numel() if parameter.requires_grad else 0
         rows[part] = PartRow(part, known.trained + trained, known.total + parameter.numel())

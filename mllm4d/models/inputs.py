@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers.video_utils import VideoMetadata
 
+from mllm4d.models.chat import Chat
 from mllm4d.schema import InputError
 
 MILLISECONDS = 1000
@@ -33,13 +34,24 @@ class VideoSettings:
         frames: At most so many frames of a clip, evenly spaced, the first and the last among them.
         max_pixels: Frames are scaled down to at most so many pixels each; None leaves them to the processor.
         max_length: Most tokens of a question with its video and answer; None sets no limit.
+        system: What the system says before the video; None leaves that to the chat template.
         options: Passed on to the model's video processor, for example ``size``.
+
+    Raises:
+        InputError: A limit is below 1.
     """
 
     frames: int = 8
     max_pixels: int | None = None
     max_length: int | None = None
+    system: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "max_pixels", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"video.{name}: {value} is below 1")
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class VideoInputs:
     def __init__(self, processor: Any, settings: VideoSettings) -> None:
         self.processor, self.settings = processor, settings
         self.tokenizer = processor.tokenizer
-        self.video_token_id = getattr(processor, "video_token_id", None)
+        self.chat = Chat(processor, settings.system)
 
     def sample(self, count: int) -> list[int]:
         """Which of ``count`` frames are used: evenly spaced, the first and the last among them."""
@@ -122,7 +134,7 @@ class VideoInputs:
         Args:
             frames: [T, H, W, 3] uint8 RGB.
             times: [T] seconds, from the decoder.
-            fps: Nominal frame rate; only a clip of a single frame needs it.
+            fps: Nominal frame rate, 1/s; only a clip of a single frame needs it.
             prompts: What the user says after the video.
             targets: What the model should say; None encodes prompts alone.
             ids: The questions' ids.
@@ -132,33 +144,26 @@ class VideoInputs:
 
         Raises:
             TooLong: A question exceeds ``max_length``.
-            InputError: The chat template does not put the video before the question, or the processor does not keep to
-                what is described above.
+            InputError: Frames and times do not fit each other or the model, a text holds a control token such as
+                ``<|im_end|>``, the chat template does not put the video before the question, or the processor does not
+                keep to what is described above.
         """
+        self._check(frames, times)
+        if not prompts:
+            return []
         chosen = self.sample(len(frames))
-        heads, prompt_tails, answer_tails = [], [], []
-        for number, prompt in enumerate(prompts):
-            text = self._render(prompt, None)
-            cut = self._cut(text, prompt)
-            full = text if targets is None else self._render(prompt, targets[number])
-            if not full.startswith(text):
-                raise InputError("the chat template renders a prompt differently when an answer follows it")
-            heads.append(text[:cut])
-            prompt_tails.append(text[cut:])
-            answer_tails.append(full[len(text) :])
-        if len(set(heads)) > 1:
-            raise InputError("the chat template puts something of the question before the video")
+        texts = self.chat.texts(prompts, targets, ids)
         tokens, vision = self._process(
-            heads[0] + prompt_tails[0], self._resize(frames[chosen]), _metadata(times[chosen], fps)
+            texts[0].head + texts[0].prompt, self._resize(frames[chosen]), _metadata(times[chosen], fps)
         )
-        first = self._tokenize(prompt_tails[0])
+        first = self.chat.tokens(texts[0].prompt)
         head = len(tokens["input_ids"]) - len(first)
         if tokens["input_ids"][head:].tolist() != first:
             raise InputError("the processor tokenises a question differently after a video than by itself")
         records = []
-        for id, prompt_tail, answer_tail in zip(ids, prompt_tails, answer_tails, strict=True):
-            prompt_ids = self._tokenize(prompt_tail)
-            own = torch.tensor(prompt_ids + self._answer(answer_tail))
+        for id, text in zip(ids, texts, strict=True):
+            prompt_ids = self.chat.tokens(text.prompt)
+            own = torch.tensor(prompt_ids + ([] if targets is None else self.chat.answer_tokens(text.answer)))
             row = {
                 name: torch.cat([tensor[:head], own if name == "input_ids" else torch.zeros_like(own)])
                 for name, tensor in tokens.items()
@@ -186,6 +191,8 @@ class VideoInputs:
         """
         if side not in ("left", "right"):
             raise ValueError(f"side must be 'left' or 'right', not {side!r}")
+        for record in encoded:
+            self._check_features(record)
         length = max(len(record.tokens["input_ids"]) for record in encoded)
         pad = self.tokenizer.pad_token_id
         fills = {name: pad if name == "input_ids" else 0 for name in encoded[0].tokens} | {"attention_mask": 0}
@@ -213,40 +220,42 @@ class VideoInputs:
         """Load what ``save`` saved.
 
         Raises:
-            InputError: The folder has no settings.
+            InputError: The folder has no settings, or settings of another version.
         """
         from transformers import AutoProcessor
 
         path = Path(folder) / SETTINGS_FILE
         if not path.is_file():
             raise InputError(f"{path}: not found; expected the folder of a model saved by mllm4d")
-        return cls(AutoProcessor.from_pretrained(folder), VideoSettings(**json.loads(path.read_text())))
+        entries = json.loads(path.read_text())
+        if unknown := sorted(set(entries) - set(VideoSettings.__dataclass_fields__)):
+            raise InputError(f"{path}: unknown key {unknown[0]!r}")
+        return cls(AutoProcessor.from_pretrained(folder), VideoSettings(**entries))
 
-    def _render(self, prompt: str, target: str | None) -> str:
-        content = [{"type": "video"}, {"type": "text", "text": prompt}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if target is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": target}]})
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=target is None)
+    def _check(self, frames: Tensor, times: Tensor) -> None:
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(times) != len(frames):
+            raise InputError(
+                f"frames must be [T, H, W, 3] uint8 with T times, got {tuple(frames.shape)} {frames.dtype} and "
+                f"{len(times)} times"
+            )
+        needed = getattr(self.processor.video_processor, "temporal_patch_size", 1)
+        if min(self.settings.frames, len(frames)) < needed:
+            raise InputError(
+                f"the model takes {needed} frames together, but the clip has {len(frames)} and 'video.frames' is "
+                f"{self.settings.frames}"
+            )
 
-    def _cut(self, text: str, prompt: str) -> int:
-        """Where the question's own text begins: after the last special token before it."""
-        start = text.rfind(prompt)
-        specials = sorted({str(token) for token in self.tokenizer.added_tokens_decoder.values()}, key=len)
-        ends = [text.rfind(token, 0, start) + len(token) for token in specials if text.rfind(token, 0, start) >= 0]
-        video = text.find(self.processor.video_token)
-        if start < 0 or video < 0 or not ends or max(ends) <= video:
-            raise InputError("the chat template must put the video, and after it the question as it is")
-        return max(ends)
-
-    def _tokenize(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-    def _answer(self, text: str) -> list[int]:
-        """Tokens of an answer up to its end token; what a template writes after it is not the model's to say."""
-        ids = self._tokenize(text)
-        end = self.tokenizer.eos_token_id
-        return ids[: ids.index(end) + 1] if end in ids else ids
+    def _check_features(self, record: Encoded) -> None:
+        """Every vision feature has its placeholder; families without a grid leave that to the model's forward."""
+        grid, merge = record.vision.get("video_grid_thw"), getattr(self.processor.video_processor, "merge_size", None)
+        if grid is None or merge is None:
+            return
+        features = int(grid.prod(-1).sum()) // merge**2
+        placeholders = int((record.tokens["input_ids"] == self.processor.video_token_id).sum())
+        if placeholders != features:
+            raise InputError(
+                f"question {record.id!r} has {placeholders} video placeholders, but its clip {features} features"
+            )
 
     def _process(
         self, text: str, frames: Tensor, metadata: VideoMetadata
@@ -269,22 +278,39 @@ class VideoInputs:
                 tokens[name] = tensor[0]
             else:
                 vision[name] = tensor
+        self._check_pixels(vision)
         return tokens, vision
 
     def _resize(self, frames: Tensor) -> Tensor:
-        limit, (height, width) = self.settings.max_pixels, frames.shape[1:3]
+        """Scale frames down to the limit, to sides that the processor then leaves as they are."""
+        limit, sides = self.settings.max_pixels, frames.shape[1:3]
+        video = self.processor.video_processor
+        unit = getattr(video, "patch_size", 1) * getattr(video, "merge_size", 1)
+        height, width = (max(unit, round(side / unit) * unit) for side in sides)
         if limit is None or height * width <= limit:
             return frames
-        scale = (limit / (height * width)) ** 0.5
-        size = max(1, int(height * scale)), max(1, int(width * scale))
+        scale = (limit / (sides[0] * sides[1])) ** 0.5
+        size = [max(unit, int(side * scale / unit) * unit) for side in sides]
         resized = interpolate(frames.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+    def _check_pixels(self, vision: Mapping[str, Tensor]) -> None:
+        """The limit holds after the processor's own scaling, which may go up."""
+        grid, patch = vision.get("video_grid_thw"), getattr(self.processor.video_processor, "patch_size", None)
+        if self.settings.max_pixels is None or grid is None or patch is None:
+            return
+        pixels = int(grid[0, 1] * grid[0, 2]) * patch**2
+        if pixels > self.settings.max_pixels:
+            raise InputError(
+                f"video.max_pixels: {self.settings.max_pixels} a frame, but the model's processor scales frames to "
+                f"{pixels}; set its 'size' in video.options"
+            )
 
 
 def _metadata(times: Tensor, fps: float) -> VideoMetadata:
     """Metadata from which every processor computes the true times, also of uneven frames."""
     gap = float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
-    indices = [round(MILLISECONDS * (time - float(times[0]))) for time in times.tolist()]
+    indices = [round(MILLISECONDS * time) for time in times.tolist()]
     duration = gap * len(times)
     return VideoMetadata(
         total_num_frames=round(duration * MILLISECONDS),

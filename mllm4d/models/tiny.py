@@ -1,4 +1,4 @@
-"""A tiny Qwen3-VL with random weights, written as an ordinary Hugging Face folder: for trying things without a download.
+"""A tiny Qwen3-VL with random weights, written as an ordinary Hugging Face folder, to try things without a download.
 
 Model class, processor and tokenizer are the real ones; only the sizes are small (2.4 M parameters). Its tokenizer is
 trained on the wordings of our own questions.
@@ -7,6 +7,7 @@ trained on the wordings of our own questions.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import torch
 
 from mllm4d import prompts
 from mllm4d.models.base import BaseModel
+from mllm4d.schema import InputError
 
 VOCABULARY = 900
 """Most tokens; our few sentences need about 640."""
@@ -69,9 +71,21 @@ class TinyQwen3VL(BaseModel):
         self.seed, self.temporal_patch = seed, temporal_patch
 
     def prepare(self) -> None:
-        """Make the folder where there is none."""
-        if not (Path(self.path) / "config.json").is_file():
+        """Make the folder where there is none.
+
+        Raises:
+            InputError: The folder has a model of another seed or temporal patch, or other files and no model.
+        """
+        file = Path(self.path) / "config.json"
+        if not file.is_file():
             build_tiny(self.path, self.seed, self.temporal_patch)
+        config = json.loads(file.read_text())
+        found = {"seed": config.get("seed"), "temporal_patch": config["vision_config"].get("temporal_patch_size")}
+        wanted = {"seed": self.seed, "temporal_patch": self.temporal_patch}
+        if found != wanted:
+            raise InputError(
+                f"{file}: this model was made with {found}, but {wanted} is asked for; name another 'path'"
+            )
 
     def load(self) -> tuple[Any, Any]:
         """Make the folder where there is none, and read it."""
@@ -89,8 +103,13 @@ def build_tiny(path: str | Path, seed: int = 0, temporal_patch: int = 8) -> Path
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: The folder is there and not empty.
     """
     folder = Path(path)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; expected a new folder for the tiny model")
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -156,12 +175,10 @@ def build_processor(tokenizer: Any, temporal_patch: int = 8) -> Any:
     """A real Qwen3-VL processor for frames of about 64x64 pixels, which it does not scale up."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    sizes = {"patch_size": 8, "temporal_patch_size": temporal_patch, "merge_size": 2}
+    sizes: dict[str, Any] = {"patch_size": 8, "temporal_patch_size": temporal_patch, "merge_size": 2}
     limits = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64 * 512}
-    mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    video = Qwen3VLVideoProcessor(
-        **sizes, **mean, size=limits, do_sample_frames=False, cap_pixels_per_frame=False
-    )
+    mean: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    video = Qwen3VLVideoProcessor(**sizes, **mean, size=limits, do_sample_frames=False, cap_pixels_per_frame=False)
     image = Qwen2VLImageProcessor(**sizes, **mean, size=limits)
     return Qwen3VLProcessor(
         image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=CHAT_TEMPLATE
@@ -210,6 +227,7 @@ def build_model(tokenizer: Any, seed: int = 0, temporal_patch: int = 8) -> Any:
         tie_word_embeddings=True,
         dtype="float32",
     )
+    config.update({"seed": seed})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)

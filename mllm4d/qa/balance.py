@@ -184,7 +184,7 @@ def _question(candidate: Candidate, options: dict[str, str], answer: str, random
         question=wording,
         options=options,
         answer=answer,
-        answer_value=candidate.label if candidate.value is None else candidate.value,
+        answer_value=candidate.value if candidate.value is not None else candidate.label or "",
         unit=None if candidate.value is None else "m",
         anchors=candidate.anchors,
         object=candidate.object,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -38,8 +39,8 @@ class ScoreTable(Callback):
         checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(
             trainer.checkpoint_callback, "best_model_path", ""
         )
-        print(f"TensorBoard: tensorboard --logdir {trainer.log_dir}")
-        print(f"checkpoint:  {checkpoint or 'none was written'}")
+        print(f"\nTensorBoard: tensorboard --logdir {trainer.log_dir}")
+        print(f"checkpoint:  {os.path.relpath(checkpoint) if checkpoint else 'none was written'}")
 
 
 def print_table(trainer: Trainer, split: str) -> None:
@@ -52,15 +53,16 @@ def print_table(trainer: Trainer, split: str) -> None:
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     index = getattr(trainer.datamodule, "index", None)  # type: ignore[attr-defined]
     blind = index.notes.get("blind", {}) if index else {}
-    print(f"\n{split:<34}{'accuracy':>9}{'invalid':>9}{'chance':>9}{'blind':>9}   in %")
+    print(f"\n{split:<34}{'n':>6}{'accuracy':>9}{'invalid':>9}{'chance':>9}{'blind':>9}   in %")
     for task in (task for task in TASKS if f"{split}/accuracy/{task}" in scores):
         known = blind.get(task, {})
         best = max((v for k, v in known.items() if k not in ("n", "chance")), default=None)
         cells = (scores[f"{split}/accuracy/{task}"], scores[f"{split}/invalid/{task}"], known.get("chance"), best)
-        print(f"{task:<34}" + "".join("        -" if c is None else f"{100 * c:>9.1f}" for c in cells))
+        count = scores.get(f"{split}/count/{task}", float("nan"))
+        print(f"{task:<34}{count:>6.0f}" + "".join("        -" if c is None else f"{100 * c:>9.1f}" for c in cells))
     for name in ("accuracy_macro", "accuracy"):
         if f"{split}/{name}" in scores:
-            print(f"{name:<34}{100 * scores[f'{split}/{name}']:>9.1f}{100 * scores[f'{split}/invalid']:>9.1f}")
+            print(f"{name:<34}{'':>6}{100 * scores[f'{split}/{name}']:>9.1f}{100 * scores[f'{split}/invalid']:>9.1f}")
 
 
 class SampleClips(Callback):
@@ -92,7 +94,7 @@ class SampleClips(Callback):
         logger = trainer.logger
         if not isinstance(logger, TensorBoardLogger) or trainer.sanity_checking:
             return
-        for text, question in zip(outputs, batch.questions, strict=True):
+        for text, question in zip(outputs["texts"], batch.questions, strict=True):
             clip = question.id.rsplit("/", 1)[0]
             if len(self.shown) == self.count or clip in self.shown:
                 continue

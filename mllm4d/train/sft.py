@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import Metric
 from transformers import get_cosine_schedule_with_warmup
 
 from mllm4d.data.stream import QuestionBatch
-from mllm4d.models.base import BaseModel
+from mllm4d.models.base import BaseModel, format_table, trained_table
 from mllm4d.models.inputs import VideoInputs, VideoSettings
 from mllm4d.schema import InputError
 from mllm4d.train.losses import answer_loss
@@ -60,7 +61,12 @@ class SFT(LightningModule):
         """Load the base model."""
         if self.model is None:
             self.model, processor = self.base.load()
+            self.model.train()
             self.inputs = VideoInputs(processor, self.video)
+
+    def on_fit_start(self) -> None:
+        """Say once what trains."""
+        rank_zero_info(format_table(trained_table(self.model)))
 
     def training_step(self, batch: QuestionBatch, batch_index: int) -> torch.Tensor:
         """Loss of one batch, nats per answer token."""
@@ -68,14 +74,14 @@ class SFT(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.questions))
         return loss
 
-    def validation_step(self, batch: QuestionBatch, batch_index: int) -> list[str]:
-        """Loss, and the texts that the model answers with."""
+    def validation_step(self, batch: QuestionBatch, batch_index: int) -> dict[str, list[str]]:
+        """Log the loss; returns the model's answers under ``texts``."""
         self.log("val/loss", self._loss(batch), batch_size=len(batch.questions), sync_dist=True)
-        return self._answer(batch)
+        return {"texts": self._answer(batch)}
 
-    def test_step(self, batch: QuestionBatch, batch_index: int) -> list[str]:
-        """The texts that the model answers with."""
-        return self._answer(batch)
+    def test_step(self, batch: QuestionBatch, batch_index: int) -> dict[str, list[str]]:
+        """Returns the model's answers under ``texts``."""
+        return {"texts": self._answer(batch)}
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""

@@ -1,0 +1,114 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from mllm4d import prompts
+from mllm4d.curate.run import Curation
+from mllm4d.curate.sources.world import World
+from mllm4d.data.datamodule import ClipDataModule
+from mllm4d.models.inputs import VideoInputs, VideoSettings
+from mllm4d.models.tiny import build_processor, build_tokenizer
+from mllm4d.schema import InputError
+from mllm4d.shards import read_index, read_shard
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return VideoInputs(build_processor(build_tokenizer()), VideoSettings(frames=8))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    source = World(width=64, height=64, frames=8, fps=4.0)
+    out = tmp_path_factory.mktemp("world") / "shards"
+    splits = {"train": 0.6, "test": 0.4}
+    return Curation(source, str(out), clips=16, pairs=12, workers=0, clips_per_shard=4, splits=splits).run()
+
+
+def module(shards, inputs, **settings):
+    data = ClipDataModule(str(shards), inputs=inputs, **{"workers": 0, "batch_size": 5, "window": 20, **settings})
+    data.setup()
+    return data
+
+
+def same(first, second):
+    assert [b.questions for b in first] == [b.questions for b in second]
+    for a, b in zip(first, second, strict=True):
+        for name, tensor in a.inputs.model_inputs().items():
+            assert torch.equal(tensor, b.inputs.model_inputs()[name]), name
+
+
+def test_an_epoch_has_every_question_once_in_as_many_batches_as_it_says(shards, inputs):
+    loader = module(shards, inputs).train_dataloader()
+    expected, batches = len(loader), list(loader)
+    assert len(batches) == expected
+    wanted = [q.id for s in read_index(shards).split("train") for x in read_shard(shards / s.path) for q in x.questions]
+    assert Counter(q.id for batch in batches for q in batch.questions) == Counter(wanted)
+
+
+def test_the_order_does_not_depend_on_the_number_of_workers(shards, inputs):
+    batches = [list(module(shards, inputs, workers=n).train_dataloader()) for n in (0, 1, 2)]
+    same(batches[0], batches[1])
+    same(batches[0], batches[2])
+
+
+def test_epochs_differ_and_seeds_repeat(shards, inputs):
+    loader = module(shards, inputs).train_dataloader()
+    first, second = list(loader), list(loader)
+    assert [b.questions for b in first] != [b.questions for b in second]
+    same(first, list(module(shards, inputs).train_dataloader()))
+
+
+def test_a_clip_is_decoded_once_for_all_its_questions(shards, inputs, monkeypatch):
+    from mllm4d.data import stream
+
+    decoded = []
+    decode = stream.decode
+    monkeypatch.setattr(stream, "decode", lambda video, name: decoded.append(name) or decode(video, name))
+    list(module(shards, inputs).train_dataloader())
+    assert len(decoded) == len(set(decoded)) == sum(len(s.keys) for s in read_index(shards).split("train"))
+
+
+def test_only_the_answer_is_learnt(shards, inputs):
+    batch = next(iter(module(shards, inputs, style=prompts.text_and_letter).train_dataloader()))
+    decode = inputs.tokenizer.decode
+    for labels, question in zip(batch.inputs.labels, batch.questions, strict=True):
+        target = prompts.text_and_letter(question).target
+        assert decode(labels[labels != -100]) == f"{target}<|im_end|>"
+
+
+def test_evaluation_keeps_the_order_and_has_prompts_without_answers(shards, inputs):
+    batches = list(module(shards, inputs).test_dataloader())
+    wanted = [q.id for s in read_index(shards).split("test") for x in read_shard(shards / s.path) for q in x.questions]
+    assert [q.id for batch in batches for q in batch.questions] == wanted
+    text = inputs.tokenizer.decode(batches[0].prompts.tokens["input_ids"][0])
+    assert text.endswith("<|im_start|>assistant\n")
+    assert batches[0].questions[0].question in text
+
+
+def test_splits_that_are_not_there(shards, inputs):
+    assert module(shards, inputs).val_dataloader() == []
+    data = module(shards, inputs)
+    data.index = None
+    with pytest.raises(InputError, match="lists no shard of split 'val'"):
+        data._loader("val", 4)
+
+
+def test_no_shards_and_a_curation_for_another_folder(tmp_path, inputs):
+    with pytest.raises(InputError, match=r"index\.json: not found"):
+        ClipDataModule(str(tmp_path)).setup()
+    with pytest.raises(InputError, match=r"'curation\.out' is 'elsewhere'"):
+        ClipDataModule(str(tmp_path), curation=Curation(World(), "elsewhere"))
+
+
+def test_a_video_whose_frames_are_not_the_scenes_is_named(shards, inputs):
+    from dataclasses import replace
+
+    from mllm4d.data.stream import encode_sample
+
+    shard = read_index(shards).shards[0]
+    sample = next(read_shard(shards / shard.path))
+    scene = {**sample.scene, "times": sample.scene["times"][:-1]}
+    with pytest.raises(InputError, match=rf"{sample.key}\.mp4: has 8 frames, but .* has 7 times"):
+        encode_sample(replace(sample, scene=scene), inputs, prompts.letter, [0])
