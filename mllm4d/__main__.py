@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 TASKS = {"curate": "mllm4d.curate.run.Curation"}
 """Verbs that are a class with settings and a method ``run``; they start without Lightning."""
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         if verb in TASKS:
-            _run_task(verb, rest)
+            build_task(verb, rest).run()
         else:
             from mllm4d.cli import run_trainer
 
@@ -78,18 +79,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"mllm4d {verb}: {message}")
 
 
-def _run_task(verb: str, argv: list[str]) -> None:
+def build_task(verb: str, argv: Sequence[str]) -> Any:
+    """Build the object behind a verb from its command line, without running it.
+
+    Args:
+        verb: One of ``TASKS``.
+        argv: Its arguments.
+    """
     from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     module, name = TASKS[verb].rsplit(".", 1)
     task = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(prog=f"mllm4d {verb}", parser_mode="omegaconf+", description=task.__doc__.split("\n")[0])
+    parser = ArgumentParser(
+        prog=f"mllm4d {verb}",
+        usage=f"python -m mllm4d {verb} -c CONFIG [--KEY VALUE ...]",
+        parser_mode="omegaconf+",
+        description=task.__doc__.split("\n")[0],
+    )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
     parser.add_class_arguments(task, as_group=False)
-    settings = parser.instantiate(parser.parse_args(argv))
+    settings = parser.instantiate(parser.parse_args(list(argv)))
     settings.pop("config", None)
-    task(**settings).run()
+    return task(**settings)
 
 
 if __name__ == "__main__":

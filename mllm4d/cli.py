@@ -23,17 +23,20 @@ class TrainerCLI(LightningCLI):
         pass
 
 
-def run_trainer(argv: Sequence[str]) -> None:
+def run_trainer(argv: Sequence[str]) -> TrainerCLI:
     """Run a verb of Lightning's.
 
     Args:
         argv: The verb and its arguments.
+
+    Returns:
+        The CLI with the model, data module and trainer that it built and ran.
     """
     # LightningCLI warns about arguments given to it beside those of the command line: these are the command line.
     sys.argv[1:] = argv
     # Interpolations then work across several files, and an override reaches every place that refers to it.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    TrainerCLI(
+    return TrainerCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
