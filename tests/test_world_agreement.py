@@ -18,9 +18,16 @@ def test_summary_by_hand():
         Outcome(distance, 1.1, 1.0),
         Outcome(distance, 2.0, 2.0),
         Outcome(distance, 1.0, 1.25),
+        Outcome(distance, 1.0, 0.0),
     ]
     assert summarise(outcomes) == {
-        distance: {"n": 3, "asked": 3, "median relative error": pytest.approx(0.1)},
+        distance: {
+            "n": 4,
+            "asked": 4,
+            # 1.0 for 1.25 is more than half a step off: sqrt(1.5) = 1.22. Motion of what stands still is never right.
+            "agreement": pytest.approx(2 / 4),
+            "median relative error": pytest.approx(0.15),
+        },
         direction: {"n": 4, "asked": 3, "agreement": pytest.approx(1 / 3), "opposite": 1},
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def _answer(relation: Relation, margins: Margins) -> float | str | None:
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | int]]:
-    """Per task: number of relations, share asked, agreement or median relative error, opposite directions."""
+    """Per task: relations, how many are asked, agreement (a distance agrees when it would choose the right option), for
+    words how many name the opposite, for distances the median relative error."""
     by_task: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_task[outcome.task].append(outcome)
@@ -86,9 +88,12 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | int]]:
         if words:
             row["agreement"] = sum(o.measured == o.truth for o in words) / len(words)
             row["opposite"] = sum(frozenset((o.measured, o.truth)) in OPPOSITES for o in words)
-        errors = [abs(o.measured - o.truth) / o.truth for o in asked if isinstance(o.measured, float)]  # type: ignore
-        if errors:
-            row["median relative error"] = statistics.median(errors)
+        numbers = [(o.measured, o.truth) for o in asked if isinstance(o.measured, float)]
+        if numbers:
+            # An option is half a step of the ladder away from being confused with its neighbour.
+            step = math.log(Margins().ladder) / 2
+            row["agreement"] = sum(t > 0 and abs(math.log(m / t)) < step for m, t in numbers) / len(numbers)
+            row["median relative error"] = statistics.median(abs(m - t) / t if t else math.inf for m, t in numbers)
         table[task] = row
     return table
 
@@ -120,7 +125,8 @@ def main() -> None:
     print(f"camera path: median {statistics.median(errors):.3f} m RMS, worst {max(errors):.3f} m")  # type: ignore
     print(f"{'relation':<34}{'n':>7}{'asked':>8}{'agree %':>9}{'opposite':>10}{'median rel. error %':>21}")
     for task, row in result["relations"].items():  # type: ignore[attr-defined]
-        words = f"{100 * row['agreement']:>9.1f}{row['opposite']:>10}" if "agreement" in row else f"{'-':>9}{'-':>10}"
+        words = f"{100 * row['agreement']:>9.1f}" if "agreement" in row else f"{'-':>9}"
+        words += f"{row.get('opposite', '-'):>10}"
         error = f"{100 * row['median relative error']:>21.1f}" if "median relative error" in row else f"{'-':>21}"
         print(f"{task:<34}{row['n']:>7}{row['asked']:>8}{words}{error}")
     if arguments.out:
