@@ -55,6 +55,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 """Wordings of a task; ``{i}`` and ``{j}`` are times, ``{name}`` the object."""
 
 LETTER_INSTRUCTION = "Answer with the letter of the right option."
+TEXT_INSTRUCTION = "Answer with the text of the right option."
 REASONING_INSTRUCTION = (
     "First reason between <thinking> and </thinking>; give the states at the first and the last frame that matter as "
     "lines '- Camera Center: [x, y, z]' and '- Object Center: [x, y, z]' in metres, or null. Then give the letter of "
@@ -105,10 +106,16 @@ def letter(question: Question) -> Dialogue:
     return Dialogue(with_options(question.question, dict(question.options), LETTER_INSTRUCTION), question.answer)
 
 
+def text(question: Question) -> Dialogue:
+    """Ask for the option's text; the target is that text, which a small model learns sooner than letters."""
+    prompt = with_options(question.question, dict(question.options), TEXT_INSTRUCTION)
+    # The blank before the text makes it the same token as in the list of options.
+    return Dialogue(prompt, f" {question.options[question.answer]}")
+
+
 def text_and_letter(question: Question) -> Dialogue:
     """Ask for the letter; the target is the option's text and then its letter, which small models bind sooner."""
     prompt = with_options(question.question, dict(question.options), LETTER_INSTRUCTION)
-    # The blank before the text makes it the same token as in the list of options.
     return Dialogue(prompt, f" {question.options[question.answer]}<answer>{question.answer}</answer>")
 
 

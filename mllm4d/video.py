@@ -32,10 +32,11 @@ def decode(source: str | PathLike[str] | bytes, name: str | None = None) -> tupl
     """
     label = name or (str(source) if not isinstance(source, bytes) else "video")
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             if not container.streams.video:
                 raise InputError(f"{label}: holds no video stream")
-            frames, times = [], []
+            frames: list[np.ndarray] = []
+            times: list[float] = []
             for frame in container.decode(video=0):
                 if frame.pts is None or frame.time_base is None:
                     raise InputError(f"{label}: frame {len(frames)} has no time stamp")

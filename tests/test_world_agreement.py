@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mllm4d.qa.generate import Margins
+from mllm4d.qa.judge import Margins
 from tests.qa.scenes import random_scene
 from tools.benchmarks.world_agreement import Outcome, compare, run, summarise
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from tqdm import tqdm
@@ -21,11 +20,12 @@ from mllm4d.curate.depth import DepthEstimator
 from mllm4d.curate.describe import describe
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.sources.base import Source
+from mllm4d.curate.splits import assign_splits
 from mllm4d.curate.summary import print_summary
 from mllm4d.curate.worker import ClipJob, StagedClip, read_staged, single_threaded
 from mllm4d.qa.balance import balance
 from mllm4d.qa.blind import score_blind
-from mllm4d.qa.generate import Margins
+from mllm4d.qa.judge import Margins
 from mllm4d.schema import InputError, Question, Sample
 from mllm4d.shards import read_index, write_index, write_shards
 
@@ -170,37 +170,6 @@ class Curation:
             "blind": score_blind(asked, folds),
         }
         write_index(folder, shards, notes)
-
-
-def assign_splits(keys: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Give every clip to one split.
-
-    Args:
-        keys: The clips.
-        shares: Split to share; shares need not sum to one.
-        seed: Decides which clip goes where.
-
-    Returns:
-        Split to its keys in random order. Sizes are the shares rounded (largest remainder), but a split with a positive
-        share gets at least one clip as long as there are clips, in the order in which the splits are named.
-    """
-    order = sorted(keys)
-    Random(f"splits/{seed}").shuffle(order)
-    names = [name for name, share in shares.items() if share > 0]
-    total = sum(shares[name] for name in names)
-    exact = {name: len(order) * shares[name] / total for name in names}
-    sizes = {name: int(exact[name]) for name in names}
-    for name in sorted(names, key=lambda n: sizes[n] - exact[n])[: len(order) - sum(sizes.values())]:
-        sizes[name] += 1
-    for name in names[: len(order)]:
-        if not sizes[name]:
-            sizes[max(sizes, key=sizes.__getitem__)] -= 1
-            sizes[name] = 1
-    result, start = {}, 0
-    for name in names:
-        result[name] = order[start : start + sizes[name]]
-        start += sizes[name]
-    return result
 
 
 def _open_staging(staging: Path, config: dict[str, Any]) -> None:

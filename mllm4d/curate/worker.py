@@ -17,7 +17,8 @@ from mllm4d.curate.depth import DepthEstimator
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.scene import build_scene
 from mllm4d.curate.sources.base import Source
-from mllm4d.qa.generate import Candidate, Margins, candidates
+from mllm4d.qa.generate import Candidate, candidates
+from mllm4d.qa.judge import Margins
 from mllm4d.schema import InputError
 from mllm4d.video import encode
 

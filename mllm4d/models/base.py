@@ -59,7 +59,7 @@ class BaseModel:
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
 
     Raises:
-        InputError: A part is unknown, the language model has both, or nothing would train.
+        InputError: A part is unknown, or the language model has both.
     """
 
     # Not a dataclass: jsonargparse takes subclasses by ``class_path`` only of ordinary classes.
@@ -78,8 +78,6 @@ class BaseModel:
             raise InputError(f"base.train: {sorted(unknown)[0]!r} is not one of {', '.join(sorted(PARTS))}")
         if lora is not None and "language" in train:
             raise InputError("base.train: 'language' trains in full or has adapters ('lora'), not both")
-        if lora is None and not train:
-            raise InputError("base: nothing would train; name parts under 'train' or give 'lora'")
 
     def prepare(self) -> None:
         """Make what ``load`` reads; called on one process of a machine. A pretrained model has nothing to make."""

@@ -135,7 +135,7 @@ def sentences() -> Iterator[str]:
             options = prompts.LABELS.get(task) or [prompts.metres(number / d) for d in (4, 6, 9, 13.5)]
             yield "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", options, strict=False))
             yield " " + " ".join(options)
-    yield from (prompts.LETTER_INSTRUCTION, prompts.REASONING_INSTRUCTION, prompts.REASONING)
+    yield from (prompts.LETTER_INSTRUCTION, prompts.TEXT_INSTRUCTION, prompts.REASONING_INSTRUCTION, prompts.REASONING)
     yield "user\nassistant\nsystem\n<0.4 seconds><1.2 seconds>"
     yield from (f" {name}" for name in names)
 

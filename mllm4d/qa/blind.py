@@ -25,7 +25,7 @@ def median_option(fit: Sequence[Question]) -> Solver:
 
     def solve(question: Question) -> str | None:
         values = numeric_options(question)
-        return values and sorted(values, key=values.__getitem__)[(len(values) - 1) // 2]
+        return sorted(values, key=values.__getitem__)[(len(values) - 1) // 2] if values else None
 
     return solve
 

@@ -109,8 +109,14 @@ class SFT(LightningModule):
         self.metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on what trains, decay on matrices only; linear warm-up, then a cosine to zero."""
+        """AdamW on what trains, decay on matrices only; linear warm-up, then a cosine to zero.
+
+        Raises:
+            InputError: Nothing trains.
+        """
         trained = [p for p in self.model.parameters() if p.requires_grad]
+        if not trained:
+            raise InputError("model.base: nothing would train; name parts under 'train' or give 'lora'")
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -1,7 +1,7 @@
 import pytest
 
 from mllm4d.curate.describe import describe
-from mllm4d.qa.generate import Margins
+from mllm4d.qa.judge import Margins
 
 
 class Keeps:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm4d.curate.run import Curation, assign_splits
+from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.sources.world import World
 from mllm4d.schema import InputError
@@ -135,13 +135,3 @@ def test_the_index_records_how_to_do_it_again(made):
     assert config["source"]["init_args"]["width"] == 64
     assert "workers" not in config
     assert "out" not in config
-
-
-@pytest.mark.parametrize(
-    ("count", "sizes"), [(10, (8, 1, 1)), (4, (2, 1, 1)), (3, (1, 1, 1)), (2, (1, 1, 0)), (1, (1, 0, 0))]
-)
-def test_split_sizes(count, sizes):
-    keys = [f"k{n}" for n in range(count)]
-    splits = assign_splits(keys, {"train": 0.8, "val": 0.1, "test": 0.1}, seed=0)
-    assert tuple(len(splits.get(name, ())) for name in ("train", "val", "test")) == sizes
-    assert sorted(key for members in splits.values() for key in members) == sorted(keys)

@@ -154,7 +154,6 @@ def test_attention_implementation_is_passed_on(tiny_folder):
     [
         ({"train": ["tower"]}, "'tower' is not one of language, merger, vision"),
         ({"train": ["language"], "lora": LoRA()}, "not both"),
-        ({}, "nothing would train"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, message):

@@ -7,7 +7,8 @@ import torch
 from mllm4d.prompts import LABELS
 from mllm4d.qa.balance import balance
 from mllm4d.qa.blind import numeric_options, score_blind
-from mllm4d.qa.generate import Margins, candidates
+from mllm4d.qa.generate import candidates
+from mllm4d.qa.judge import Margins
 from tests.qa.scenes import random_scene
 
 

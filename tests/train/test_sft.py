@@ -1,6 +1,7 @@
 """Training for real: the tiny model, real shards, Lightning, on the CPU and on two ranks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,13 +157,13 @@ def test_two_ranks_take_equal_steps_and_see_every_question_once(folder, tmp_path
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS)
     root = Path(__file__).resolve().parents[2]
+    options = ["--nproc-per-node=2", "--master-port=29411"]
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29411", str(script)]
-        + [str(folder), str(tmp_path), "2"],
+        [sys.executable, "-m", "torch.distributed.run", *options, str(script), str(folder), str(tmp_path), "2"],
         capture_output=True,
         text=True,
         cwd=root,
-        env={**__import__("os").environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         check=False,
         timeout=300,
     )
@@ -180,3 +181,10 @@ def data_index(folder):
     from mllm4d.shards import read_index
 
     return read_index(folder / "shards")
+
+
+def test_a_base_model_that_does_not_train_can_be_scored_but_not_fitted(folder):
+    scores = trainer(folder).validate(module(folder, train=()), data(folder), verbose=False)[0]
+    assert 0 <= scores["val/accuracy"] <= 1
+    with pytest.raises(InputError, match="nothing would train"):
+        trainer(folder).fit(module(folder, train=()), data(folder))

@@ -27,7 +27,8 @@ from mllm4d.curate.odometry import StereoOdometry
 from mllm4d.curate.scene import build_scene
 from mllm4d.curate.sources.world import World
 from mllm4d.geometry.pose import path_rms
-from mllm4d.qa.generate import Margins, Relation, anchor_pairs, judge, measure
+from mllm4d.qa.generate import anchor_pairs, measure
+from mllm4d.qa.judge import Margins, Relation, judge
 from mllm4d.schema import TASKS, Scene
 
 OPPOSITES = {frozenset(pair) for pair in (("left", "right"), ("forward", "backward"), ("closer", "farther"))}
@@ -75,8 +76,15 @@ def _answer(relation: Relation, margins: Margins) -> float | str | None:
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | int]]:
-    """Per task: relations, how many are asked, agreement (a distance agrees when it would choose the right option), for
-    words how many name the opposite, for distances the median relative error."""
+    """Count per task.
+
+    Args:
+        outcomes: From ``compare``.
+
+    Returns:
+        Task to ``n`` relations, how many are ``asked``, ``agreement`` (a distance agrees when it would choose the right
+        option), for words how many name the ``opposite``, for distances the ``median relative error``.
+    """
     by_task: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_task[outcome.task].append(outcome)
@@ -88,7 +96,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float | int]]:
         if words:
             row["agreement"] = sum(o.measured == o.truth for o in words) / len(words)
             row["opposite"] = sum(frozenset((o.measured, o.truth)) in OPPOSITES for o in words)
-        numbers = [(o.measured, o.truth) for o in asked if isinstance(o.measured, float)]
+        numbers = [(o.measured, o.truth) for o in asked if isinstance(o.measured, float) and isinstance(o.truth, float)]
         if numbers:
             # An option is half a step of the ladder away from being confused with its neighbour.
             step = math.log(Margins().ladder) / 2
