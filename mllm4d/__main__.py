@@ -29,7 +29,7 @@ verbs:
   python -m mllm4d test -c configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   python -m mllm4d curate -c configs/curate/world.yaml --clips 200 --out runs/world
 
-python -m mllm4d VERB --help lists a verb's keys (fit, validate and test: --help-all, which loads Lightning first).
+python -m mllm4d VERB --help says what a verb takes; --help-all lists every key, which takes some seconds.
 """
 
 TRAINER_HELP = """\
@@ -49,6 +49,23 @@ the keys of a config:
   --model.help CLASS, --data.help CLASS and --trainer.callbacks.help CLASS list a class's keys.
 """
 
+CURATE_HELP = """\
+usage: python -m mllm4d curate -c CONFIG [-c CONFIG ...] [--KEY VALUE ...]
+
+  -c CONFIG         YAML file; may be repeated, later files win
+  --out FOLDER      where the shards go; an interrupted run goes on, a finished one is left alone
+  --clips N         take only so many clips
+  --help-all        list every key with its type and default (takes some seconds)
+
+the keys of a config:
+  source            class_path and init_args, for example mllm4d.curate.sources.stereo.StereoFolder
+  depth, odometry   class_path and init_args of the estimators, where the source has no depth or poses
+  margins           when an answer is clear enough to be asked for
+  pairs, per_clip, splits, clips_per_shard, video_quality, workers, max_failed, seed
+
+  --source.help CLASS lists a class's keys.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on bad input, with 2 on a bad command line or configuration."""
@@ -60,10 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if verb not in TASKS and verb not in TRAINER_VERBS:
         known = ", ".join([*TASKS, *TRAINER_VERBS])
         sys.exit(f"mllm4d: no verb {verb!r}; there are {known}")
-    if verb in TRAINER_VERBS and rest in (["-h"], ["--help"]):
+    if rest in (["-h"], ["--help"]):
         resume = "checkpoint to go on from" if verb == "fit" else "checkpoint to score; without it the base model"
-        print(TRAINER_HELP.format(verb=verb, checkpoint=resume))
+        print(CURATE_HELP if verb in TASKS else TRAINER_HELP.format(verb=verb, checkpoint=resume))
         return
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     from mllm4d.schema import InputError
 
     try:
@@ -72,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             from mllm4d.cli import run_trainer
 
-            run_trainer([verb, *("--help" if word == "--help-all" else word for word in rest)])
+            run_trainer([verb, *rest])
     except InputError as error:
         # What a data worker raises arrives with the worker's traceback in front of it.
         message = str(error).strip().rsplit("InputError: ", 1)[-1]

@@ -24,7 +24,7 @@ from mllm4d.schema import Clip, InputError
 @pytest.fixture(scope="module")
 def clips() -> list[Clip]:
     """Everything about four short clips, without noise."""
-    world = World(clips=4, frames=5, noise=0, seed=3)
+    world = World(frames=5, noise=0, seed=3)
     return [world.render(key) for key in world.keys(4)]
 
 
@@ -35,10 +35,12 @@ def layouts() -> list[Layout]:
 
 
 def test_keys_and_what_they_load():
-    world = World(clips=12)
-    assert world.keys() == [f"world-{k:05d}" for k in range(12)]
+    world = World()
     assert world.keys(2) == ["world-00000", "world-00001"]
-    for key in ("world-00012", "world-1", "other"):
+    for limit in (None, 0):
+        with pytest.raises(InputError, match="'clips' must say how many"):
+            world.keys(limit)
+    for key in ("world-1", "other"):
         with pytest.raises(InputError, match=f"no clip '{key}'"):
             world.load(key)
 
@@ -46,7 +48,6 @@ def test_keys_and_what_they_load():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("clips", 0),
         ("frames", 1),
         ("fps", 0.0),
         ("width", 8),
@@ -65,7 +66,7 @@ def test_bad_settings_are_named(key, value):
 
 
 def test_truth_and_field_are_parts_of_the_whole():
-    settings = {"clips": 2, "width": 64, "height": 48, "frames": 3, "seed": 5}
+    settings = {"width": 64, "height": 48, "frames": 3, "seed": 5}
     whole, key = World(**settings).render("world-00001"), "world-00001"
     truth, field = World(**settings).load(key), World(**settings, truth=False).load(key)
     assert truth.right is None
@@ -92,14 +93,14 @@ def digest(clip):
     parts = [clip.frames, clip.right, clip.depth, clip.world_to_camera]
     parts += [mask.pixels for mask in clip.masks] + [p for track in clip.tracks for p in (track.centers, *track.points)]
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
-world = World(clips=3, width=64, height=64, frames=4, seed=11)
+world = World(width=64, height=64, frames=4, seed=11)
 found = {key: digest(world.render(key)) for key in sys.argv[1:]}
 print(*[found[key] for key in sorted(found)])
 """
 
 
 def test_same_clips_in_any_process_order_and_number_of_threads():
-    keys = World(clips=3).keys()
+    keys = World().keys(3)
     printed = []
     for order, threads in ((keys, "1"), (keys[::-1], "2")):
         run = [sys.executable, "-c", DIGEST, *order]
@@ -112,7 +113,7 @@ def test_same_clips_in_any_process_order_and_number_of_threads():
 
 
 def test_seed_changes_the_clip():
-    one, other = (World(clips=1, width=32, height=32, frames=2, seed=s).load("world-00000") for s in (0, 1))
+    one, other = (World(width=32, height=32, frames=2, seed=s).load("world-00000") for s in (0, 1))
     assert hashlib.sha256(one.frames.numpy()).digest() != hashlib.sha256(other.frames.numpy()).digest()
 
 
@@ -126,7 +127,7 @@ def test_the_world_is_the_first_cameras_axes(clips):
 
 
 def test_camera_goes_where_the_provenance_says():
-    world = World(clips=40, width=32, height=32, frames=3, seed=2)
+    world = World(width=32, height=32, frames=3, seed=2)
     straight = 0
     for key in world.keys(40):
         clip = world.load(key)
@@ -185,7 +186,7 @@ def test_masks_depth_poses_and_tracks_tell_one_story(clips):
 
 
 def test_center_of_a_ball_is_a_radius_away_from_all_that_is_seen_of_it():
-    world = World(clips=8, frames=2, seed=1)
+    world = World(frames=2, seed=1)
     balls = 0
     for key in world.keys(8):
         clip = world.load(key)
@@ -230,7 +231,7 @@ def test_stereo_matching_works_on_it(clips):
 
 
 def test_still_and_moving_objects():
-    world = World(clips=25, width=64, height=64, frames=6, seed=4)
+    world = World(width=64, height=64, frames=6, seed=4)
     kinds = Counter()
     for key in world.keys(25):
         clip = world.load(key)

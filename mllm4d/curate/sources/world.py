@@ -19,6 +19,9 @@ from mllm4d.curate.sources.world_shapes import centroid_height, placed, surface_
 from mllm4d.geometry.pose import invert, rebase, transform
 from mllm4d.schema import Clip, InputError, Mask, Track
 
+CLIPS = 100_000
+"""Clips that keys have room for."""
+
 POINTS = 400
 """Surface points of a track."""
 
@@ -41,7 +44,6 @@ class World(Source):
     frame.
 
     Attributes:
-        clips: Number of clips.
         frames: Frames of a clip.
         fps: Frame rate, 1/s. Lengths of paths are per clip, so that a higher rate makes everything faster.
         width: Of an image, pixels.
@@ -55,7 +57,6 @@ class World(Source):
             camera in the field would give: both views, calibration and object masks.
     """
 
-    clips: int = 200
     frames: int = 16
     fps: float = 8.0
     width: int = 320
@@ -72,7 +73,6 @@ class World(Source):
             if not good:
                 raise InputError(f"World: {key} must be {expected}, not {getattr(self, key)}")
 
-        check("clips", 1 <= self.clips <= 100_000, "from 1 to 100000")
         check("frames", self.frames >= 2, "at least 2")
         check("fps", 0 < self.fps < float("inf"), "a positive number of frames per second")
         check("width", self.width >= 32, "at least 32 pixels")
@@ -85,8 +85,14 @@ class World(Source):
         check("seed", self.seed >= 0, "not negative")
 
     def keys(self, limit: int | None = None) -> Sequence[str]:
-        """``world-00000`` and on."""
-        return [f"world-{index:05d}" for index in range(self.clips if limit is None else min(limit, self.clips))]
+        """``world-00000`` and on.
+
+        Raises:
+            InputError: There is no limit, or it is not from 1 to ``CLIPS``: the world itself has no end.
+        """
+        if limit is None or not 1 <= limit <= CLIPS:
+            raise InputError(f"World: the key 'clips' must say how many clips to make, from 1 to {CLIPS}, not {limit}")
+        return [f"world-{index:05d}" for index in range(limit)]
 
     def load(self, key: str) -> Clip:
         """Make one clip, with the fields that ``truth`` says.
@@ -108,8 +114,8 @@ class World(Source):
         return self._film(self._index(key), right=True)
 
     def _index(self, key: str) -> int:
-        if not re.fullmatch(r"world-\d{5}", key) or int(key[6:]) >= self.clips:
-            raise InputError(f"World: there is no clip {key!r}; keys go from world-00000 to world-{self.clips - 1:05d}")
+        if not re.fullmatch(r"world-\d{5}", key):
+            raise InputError(f"World: there is no clip {key!r}; keys go from world-00000 to world-{CLIPS - 1:05d}")
         return int(key[6:])
 
     def _intrinsics(self) -> Array:
