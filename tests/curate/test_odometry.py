@@ -9,7 +9,7 @@ from mllm4d.curate.depth import SGBM, Depth
 from mllm4d.curate.odometry import StereoOdometry
 from mllm4d.curate.sources.stereo import StereoFolder
 from mllm4d.geometry.pose import center, path_rms, rebase
-from mllm4d.schema import Clip, InputError
+from mllm4d.schema import Clip, InputError, Mask
 
 HEIGHT, WIDTH, FX = 160, 240, 180.0
 INTRINSICS = torch.tensor([[FX, 0, 119.5], [0, FX, 79.5], [0, 0, 1]], dtype=torch.float64)
@@ -91,9 +91,35 @@ def test_the_same_input_gives_the_same_path(truth):
     assert paths[0].quality == paths[1].quality
 
 
+def test_sigma_grows_with_the_matches_errors(truth):
+    clip, depth = corner_clip(truth)
+    sigmas = [StereoOdometry(refine=False, drift=0.0, reprojection=r)(clip, depth).center_sigma for r in (1.0, 3.0)]
+    assert bool((sigmas[0][1:] > 0).all())
+    assert bool((sigmas[0].diff() > 0).all())
+    noisy = depth.depth * (1 + 0.01 * torch.randn(depth.depth.shape, generator=torch.Generator().manual_seed(0)))
+    rougher = StereoOdometry(refine=False, drift=0.0, reprojection=3.0)(clip, dataclasses.replace(depth, depth=noisy))
+    assert rougher.center_sigma[-1] > sigmas[1][-1]
+
+
+def test_named_objects_do_not_carry_the_camera_along(truth):
+    # A still camera, and on most of its image walls that come as if the camera went there.
+    still, depth = corner_clip(torch.stack([camera_at(0, 0)] * 5))
+    moving, moved = corner_clip(truth)
+    pixels = torch.zeros(depth.depth.shape, dtype=torch.bool)
+    pixels[..., 70:] = True
+    frames = torch.where(pixels[..., None], moving.frames, still.frames)
+    both = Depth(torch.where(pixels, moved.depth, depth.depth), depth.sigma)
+    masks = (Mask(1, "wall", pixels),)
+    path = StereoOdometry(refine=False)(dataclasses.replace(still, frames=frames, masks=masks), both)
+    # Carried along it would end 0.72 m away. Features that straddle the mask's edge still pull a little.
+    assert path_rms(path.world_to_camera, torch.stack([camera_at(0, 0)] * 5)) < 0.03
+    unmasked = StereoOdometry(refine=False)(dataclasses.replace(still, frames=frames), both)
+    assert path_rms(unmasked.world_to_camera, torch.stack([camera_at(0, 0)] * 5)) > 0.3
+
+
 def test_refinement_is_refused_where_it_leaves_pnp(truth):
     clip, depth = corner_clip(truth)
-    strict = StereoOdometry(agree_translation=0.0)(clip, depth)
+    strict = StereoOdometry(agree=0.0)(clip, depth)
     assert strict.quality["refined_share"] == 0.0
     assert torch.equal(strict.world_to_camera, StereoOdometry(refine=False)(clip, depth).world_to_camera)
 
