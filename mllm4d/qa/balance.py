@@ -97,6 +97,7 @@ class _Piles:
         self.per_clip, self.used = per_clip, Counter[str]()
 
     def put(self, index: int, candidate: Candidate) -> None:
+        """Put a candidate on a pile."""
         self.piles[index].append(candidate)
 
     def take(self, indices: Sequence[int]) -> list[Candidate] | None:
