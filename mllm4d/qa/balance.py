@@ -1,16 +1,16 @@
 """Choose candidates and give them options so that no answer is likelier than another without the video.
 
 Questions come in groups that offer the very same options, and in a group each option is right once: one question for
-every label, or for distances four whose truths lie one step of the ladder apart. So no function of the options can beat
-chance, whatever it knows of the data set. Groups are dealt to two folds, so that a solver can be fitted on one and
-scored on the other with both in balance.
+every label (with about the same time between the anchors), or for distances four whose truths lie one step of the
+ladder apart. So no function of the options can beat chance, whatever it knows of the data set. Groups are dealt to two
+folds, so that a solver can be fitted on one and scored on the other with both in balance.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -93,14 +93,14 @@ class _Piles:
     """Candidates in piles, from which groups are taken with at most so many candidates of one clip in all."""
 
     def __init__(self, per_clip: int) -> None:
-        self.piles: dict[int, list[Candidate]] = defaultdict(list)
+        self.piles: dict[Hashable, list[Candidate]] = defaultdict(list)
         self.per_clip, self.used = per_clip, Counter[str]()
 
-    def put(self, index: int, candidate: Candidate) -> None:
+    def put(self, index: Hashable, candidate: Candidate) -> None:
         """Put a candidate on a pile."""
         self.piles[index].append(candidate)
 
-    def take(self, indices: Sequence[int]) -> list[Candidate] | None:
+    def take(self, indices: Sequence[Hashable]) -> list[Candidate] | None:
         """One candidate of each pile, or None (and nothing taken) when a pile has none whose clip is not full."""
         group: list[Candidate] = []
         for index in indices:
@@ -120,10 +120,21 @@ class _Piles:
 def _label_groups(pool: Sequence[Candidate], task: str, per_clip: int) -> list[list[Choice]]:
     labels, piles, groups = LABELS[task], _Piles(per_clip), []
     for candidate in pool:
-        piles.put(labels.index(candidate.label or ""), candidate)
-    while group := piles.take(range(len(labels))):
-        groups.append([Choice(candidate, labels, k) for k, candidate in enumerate(group)])
+        piles.put((_gap(candidate), labels.index(candidate.label or "")), candidate)
+    # Within about the same time between the anchors: else "unchanged" would be the guess for short ones.
+    gaps = {_gap(candidate) for candidate in pool}
+    while gaps:
+        for gap in sorted(gaps):
+            if (group := piles.take([(gap, k) for k in range(len(labels))])) is None:
+                gaps.remove(gap)
+            else:
+                groups.append([Choice(candidate, labels, k) for k, candidate in enumerate(group)])
     return groups
+
+
+def _gap(candidate: Candidate) -> int:
+    """The time between the anchors in octaves of frames."""
+    return (candidate.anchors[1] - candidate.anchors[0]).bit_length()
 
 
 def _ladders(pool: Sequence[Candidate], ratio: float, per_clip: int) -> list[list[Choice]]:
@@ -142,7 +153,8 @@ def _ladder_groups(pool: Sequence[Candidate], ratio: float, per_clip: int, bins:
     width, piles = math.log(ratio) / bins, _Piles(per_clip)
     for candidate in pool:
         piles.put(math.floor(math.log(candidate.value or 0.0) / width), candidate)
-    windows = {low: [low + k * bins for k in range(OPTIONS)] for low in sorted(piles.piles)}
+    lows = sorted({math.floor(math.log(c.value or 0.0) / width) for c in pool})
+    windows = {low: [low + k * bins for k in range(OPTIONS)] for low in lows}
     groups: list[list[Choice]] = []
     while windows:
         # Of all windows of four bins, one ladder step apart, take from the one that has most left in its scarcest bin.

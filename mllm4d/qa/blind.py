@@ -71,21 +71,30 @@ def option_prior(fit: Sequence[Question]) -> Solver:
 
 
 def time_gap(fit: Sequence[Question]) -> Solver:
-    """Guess a distance as usual for the time between the anchors, and pick the option nearest to it."""
-    known: dict[tuple[str, int], list[float]] = defaultdict(list)
+    """Guess what is usual for the time between the anchors: the median distance, or the most frequent word."""
+    distances: dict[tuple[str, int], list[float]] = defaultdict(list)
+    words: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for question in fit:
-        if isinstance(question.answer_value, float):
-            known[question.task, question.anchors[1] - question.anchors[0]].append(math.log(question.answer_value))
+        if isinstance(question.answer_value, str):
+            words[_gap(question)][question.answer_value] += 1
+        else:
+            distances[_gap(question)].append(math.log(question.answer_value))
 
     def solve(question: Question) -> str | None:
         values = numeric_options(question)
-        guesses = known.get((question.task, question.anchors[1] - question.anchors[0]))
-        if values is None or not guesses:
+        if values is None:
+            usual = words.get(_gap(question), Counter())
+            return max(question.options, key=lambda letter: usual[question.options[letter]]) if usual else None
+        guesses = sorted(distances.get(_gap(question), ()))
+        if not guesses:
             return None
-        guess = sorted(guesses)[len(guesses) // 2]
-        return min(values, key=lambda letter: abs(math.log(values[letter]) - guess))
+        return min(values, key=lambda letter: abs(math.log(values[letter]) - guesses[len(guesses) // 2]))
 
     return solve
+
+
+def _gap(question: Question) -> tuple[str, int]:
+    return question.task, question.anchors[1] - question.anchors[0]
 
 
 def _bucket(question: Question, letter: str) -> tuple[str, str]:

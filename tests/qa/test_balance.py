@@ -89,6 +89,15 @@ def test_blind_solvers_are_at_chance(found):
                 assert abs(row[solver] - row["chance"]) <= 0.03, (task, solver, row)
 
 
+def test_the_time_between_the_anchors_does_not_tell_the_word(questions):
+    for task, labels in LABELS.items():
+        counts = Counter(
+            ((q.anchors[1] - q.anchors[0]).bit_length(), q.answer_value) for q in questions if q.task == task
+        )
+        for gap in {gap for gap, _ in counts}:
+            assert len({counts[gap, label] for label in labels}) == 1
+
+
 def test_both_folds_are_balanced(found):
     balanced = balance(found, per_clip=6, ratio=1.5, seed=0)
     for fold in (0, 1):

@@ -44,6 +44,11 @@ def test_time_gap_learns_the_usual_speed():
     assert solve(numeric([1, 2, 4, 8], "B", anchors=(0, 5))) is None
 
 
+def test_time_gap_learns_the_usual_word():
+    solve = blind.time_gap([words("C"), words("C"), words("A")])
+    assert solve(words("A")) == "C"
+
+
 def test_table_by_hand():
     # Fold 0 says C, C; fold 1 says C, A. Fitted on the other fold, the letter votes for C; for fold 0 the texts are a
     # tie, and the first option is taken.
@@ -53,4 +58,5 @@ def test_table_by_hand():
         "chance": 0.25,
         "most_frequent_letter": 0.75,
         "option_prior": 0.25,
+        "time_gap": 0.25,
     }
