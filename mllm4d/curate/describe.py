@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from mllm4d.schema import InputError
@@ -14,7 +13,7 @@ def describe(value: Any) -> Any:
     """Plain JSON values from which an object could be made again.
 
     Args:
-        value: A plain value, a dataclass, or an object that keeps each argument of its constructor in an attribute of
+        value: A plain value, or an object that keeps each argument of its constructor in an attribute of
             the same name.
 
     Returns:
@@ -30,8 +29,6 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     kind = type(value)
-    if is_dataclass(value) and not isinstance(value, type) and kind.__module__.startswith("mllm4d.qa"):
-        return {name: describe(item) for name, item in vars(value).items()}
     arguments = {}
     for name in inspect.signature(kind).parameters:
         if not hasattr(value, name):

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.splits import assign_splits
 from mllm4d.curate.summary import print_summary
-from mllm4d.curate.worker import ClipJob, StagedClip, read_staged, single_threaded
+from mllm4d.curate.worker import ClipJob, read_staged, single_threaded
 from mllm4d.qa.balance import balance
 from mllm4d.qa.blind import score_blind
 from mllm4d.qa.judge import Margins
@@ -38,7 +38,7 @@ class Curation:
 
     Attributes:
         source: Where the clips come from.
-        out: Folder that the shards and ``index.json`` are put into; it must not exist yet, or hold the result of these
+        out: Folder that the shards and ``index.json`` are put into; it must be new, empty, or hold the result of these
             very settings. Until all is finished the work waits in ``OUT.partial``, where an interrupted run goes on.
         clips: Take only so many clips; None takes all.
         depth: Estimates depth where the source has none.
@@ -80,7 +80,9 @@ class Curation:
                 behind then.
         """
         out, config = Path(self.out), self._config()
-        if out.exists():
+        if out.is_file():
+            raise InputError(f"{out}: is a file; 'out' must name a folder")
+        if out.is_dir() and any(out.iterdir()):
             return self._accept(out, config)
         keys = list(self.source.keys(self.clips))
         staging = out.with_name(out.name + ".partial")
@@ -151,13 +153,19 @@ class Curation:
             filters.update(balanced.dropped)
             for clip in staged:
                 filters.update(clip.dropped)
-            samples = list(_samples(staged, balanced.questions))
-            filters["clip without a question"] += len(staged) - len(samples)
+            by_clip: dict[str, list[Question]] = defaultdict(list)
+            for question in balanced.questions:
+                by_clip[question.id.rsplit("/", 1)[0]].append(question)
+            filters["clip without a question"] += len(staged) - len(by_clip)
             by_split[split] = dict(Counter(question.task for question in balanced.questions))
             asked += balanced.questions
             folds += balanced.folds
-            videos = (_with_video(sample, staging) for sample in samples)
-            shards += write_shards(videos, folder, split, self.clips_per_shard)
+            samples = (
+                Sample(clip.key, (staging / f"{clip.key}.mp4").read_bytes(), clip.scene, tuple(by_clip[clip.key]))
+                for clip in staged
+                if clip.key in by_clip
+            )
+            shards += write_shards(samples, folder, split, self.clips_per_shard)
         if not asked:
             raise InputError(f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(filters)}")
         notes = {
@@ -189,19 +197,6 @@ def _map(job: ClipJob, keys: Sequence[str], workers: int) -> Iterator[tuple[str,
     # Fresh interpreters: a fork would inherit the threads of torch and Open3D half-way.
     with multiprocessing.get_context("spawn").Pool(min(workers, len(keys)), initializer=single_threaded) as pool:
         yield from pool.imap_unordered(job, keys)
-
-
-def _samples(staged: Sequence[StagedClip], questions: Sequence[Question]) -> Iterator[Sample]:
-    by_clip: dict[str, list[Question]] = {}
-    for question in questions:
-        by_clip.setdefault(question.id.rsplit("/", 1)[0], []).append(question)
-    for clip in staged:
-        if clip.key in by_clip:
-            yield Sample(clip.key, b"", clip.scene, tuple(by_clip[clip.key]))
-
-
-def _with_video(sample: Sample, staging: Path) -> Sample:
-    return Sample(sample.key, (staging / f"{sample.key}.mp4").read_bytes(), sample.scene, sample.questions)
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -88,6 +89,7 @@ class ClipDataModule(LightningDataModule):
             raise InputError("data: give 'inputs' when there is no trainer whose model has them")
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
+        @lru_cache(maxsize=2)  # Lightning asks for the length again and again
         def plan(epoch: int) -> Plan:
             return plan_epoch(
                 index.split(split),

@@ -105,7 +105,7 @@ class SampleClips(Callback):
                 f"{question.question}\n\n{options}\n\ntruth: **{question.answer}**, model: `{text}` (`{question.id}`)"
             )
             logger.experiment.add_text(f"samples/{place}", words, trainer.global_step)
-            if not trainer.global_step or trainer.current_epoch == 0:
+            if trainer.current_epoch == 0:  # the clip itself does not change
                 frames, times = _frames(trainer, clip)
                 add_clip(logger, f"samples/{place}", frames, times, trainer.global_step)
 

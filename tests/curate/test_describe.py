@@ -30,8 +30,8 @@ def test_an_object_becomes_its_configuration():
     }
 
 
-def test_settings_become_plain_values():
-    assert describe(Margins())["distance"] == [0.2, 40.0]
+def test_tuples_become_lists_as_json_has_them():
+    assert describe(Margins())["init_args"]["distance"] == [0.2, 40.0]
 
 
 def test_an_object_that_forgets_an_argument_is_named():

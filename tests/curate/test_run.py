@@ -90,6 +90,15 @@ def test_done_is_done(made, capsys):
     assert contents(made) == before
 
 
+def test_an_empty_folder_is_filled_and_a_file_is_refused(made, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert contents(curation(tmp_path / "empty").run()) == contents(made)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        curation(tmp_path / "file").run()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_folder_with_other_shards_is_not_touched(made):
     before = contents(made)
     with pytest.raises(InputError, match=r"another configuration \(key 'pairs' was 12, is 3\)"):
