@@ -36,12 +36,15 @@ class Camera:
     Attributes:
         intrinsics: [3, 3], pixels of the stored frames.
         world_to_camera: [T, 4, 4], metres.
-        center_sigma: [T], standard deviation of the camera centre relative to the first frame's, metres; 0 is exact.
+        center_sigma: [T], standard deviation of the camera centre relative to the first frame's (per axis), metres; 0 is
+            exact.
+        rotation_sigma: [T], standard deviation of the rotation relative to the first frame's (per axis), radians.
     """
 
     intrinsics: Tensor
     world_to_camera: Tensor
     center_sigma: Tensor
+    rotation_sigma: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,23 @@ class Track:
         name: What a question calls it; unique in the clip.
         centers: [T, 3], world, metres; NaN in frames where it is not seen.
         center_sigma: [T], standard deviation of the centre (per axis), metres; NaN where not seen.
+        motion_sigma: [T], the same without the error that all frames share (where in the body its centre is), metres:
+            how well ``centers`` follows one point of the body. What counts for displacements.
+        surface_sigma: [T], standard deviation of the distance to its nearest points, metres; NaN where ``points`` is
+            empty.
         points: T tensors [M, 3] of surface points, world, metres; M may be 0.
         moving: Whether it moves in the world; None when that cannot be told.
+
+    All three sigmas are those of the object as seen from the camera; the camera's own are added where frames of
+    different times meet.
     """
 
     id: int
     name: str
     centers: Tensor
     center_sigma: Tensor
+    motion_sigma: Tensor
+    surface_sigma: Tensor
     points: tuple[Tensor, ...]
     moving: bool | None
 
@@ -72,6 +84,27 @@ class Mask:
     id: int
     name: str
     pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Where one named object is, as a box that each frame places by itself.
+
+    Attributes:
+        id: Unique in the clip.
+        name: What it is; names may repeat here.
+        centers: [T, 3], the box's middle, camera axes of each frame, metres; NaN where it is not seen.
+        rotations: [T, 3, 3], box axes to camera axes.
+        sizes: [T, 3], lengths of the edges along the box's x, y and z axes, metres.
+        sigma: [T], standard deviation of the centre (per axis), metres.
+    """
+
+    id: int
+    name: str
+    centers: Tensor
+    rotations: Tensor
+    sizes: Tensor
+    sigma: Tensor
 
 
 @dataclass(frozen=True)
@@ -88,9 +121,14 @@ class Clip:
         right: [T, H, W, 3] uint8 RGB, rectified right view, or None.
         baseline: Distance of the two cameras, metres, or None.
         depth: [T, H, W] float32 z-depth, metres, 0 unknown, or None.
+        depth_sigma: [T, H, W] float32, standard deviation of ``depth``, metres, or None where it is exact.
         world_to_camera: [T, 4, 4] float64, metres, or None when it has to be estimated.
+        center_sigma: [T] float64, metres, as in ``Camera``, for poses that are given; None where they are exact.
+        rotation_sigma: [T] float64, radians, likewise.
         masks: Objects as image regions, where the source has them.
-        tracks: Objects as known tracks, where the source has them.
+        boxes: Objects as 3-D boxes, where the source has them.
+        tracks: Objects as tracks in the world of the given poses, where the source knows them so; then neither masks
+            nor boxes are looked at.
         provenance: Where it comes from; plain JSON values.
     """
 
@@ -103,8 +141,12 @@ class Clip:
     right: Tensor | None = None
     baseline: float | None = None
     depth: Tensor | None = None
+    depth_sigma: Tensor | None = None
     world_to_camera: Tensor | None = None
+    center_sigma: Tensor | None = None
+    rotation_sigma: Tensor | None = None
     masks: tuple[Mask, ...] = ()
+    boxes: tuple[Boxes, ...] = ()
     tracks: tuple[Track, ...] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,6 +182,7 @@ class Scene:
                 "intrinsics": _numbers(self.camera.intrinsics),
                 "world_to_camera": _numbers(self.camera.world_to_camera),
                 "center_sigma": _numbers(self.camera.center_sigma),
+                "rotation_sigma": _numbers(self.camera.rotation_sigma),
             },
             "objects": [
                 {

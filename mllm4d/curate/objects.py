@@ -10,7 +10,8 @@ from mllm4d.curate.depth import Depth
 from mllm4d.geometry.camera import unproject
 from mllm4d.geometry.pointcloud import remove_outliers
 from mllm4d.geometry.pose import center, invert, transform
-from mllm4d.schema import Mask, Track
+from mllm4d.geometry.uncertainty import difference_sigma, drift_sigma
+from mllm4d.schema import Camera, Mask, Track
 
 MINIMUM_POINTS = 30
 """Fewer measured pixels than this say too little about where an object is."""
@@ -28,7 +29,7 @@ helps little. Measured on 25 objects of the synthetic world with SGBM: with 0.25
 the ray has a standard deviation of about one sigma."""
 
 
-def track_from_mask(mask: Mask, depth: Depth, intrinsics: Tensor, world_to_camera: Tensor) -> Track:
+def track_from_mask(mask: Mask, depth: Depth, camera: Camera) -> Track:
     """Locate one object in every frame.
 
     The centre of the visible surface is not the object's centre and wanders with the viewpoint. It is moved back along
@@ -37,15 +38,16 @@ def track_from_mask(mask: Mask, depth: Depth, intrinsics: Tensor, world_to_camer
     Args:
         mask: The object's pixels.
         depth: Depth with its sigma, [T, H, W], metres.
-        intrinsics: [3, 3], pixels.
-        world_to_camera: [T, 4, 4], metres.
+        camera: The camera that saw it.
 
     Returns:
         The track; frames with too few measured pixels have NaN centres and no points.
     """
+    world_to_camera, intrinsics = camera.world_to_camera, camera.intrinsics
     count = len(world_to_camera)
     centers = torch.full((count, 3), float("nan"), dtype=torch.float64)
     sigmas = torch.full((count,), float("nan"), dtype=torch.float64)
+    surface_sigmas = sigmas.clone()
     points: list[Tensor] = [torch.empty(0, 3, dtype=torch.float64)] * count
     inner = _erode(mask.pixels)
     for t in range(count):
@@ -63,27 +65,41 @@ def track_from_mask(mask: Mask, depth: Depth, intrinsics: Tensor, world_to_camer
         centers[t] = surface + DEPTH_OFFSET * radius * ray / ray.norm()
         noise = DEPTH_NOISE * float(depth.sigma[t][valid].median())
         sigmas[t] = (noise**2 + (OFFSET_SIGMA * radius) ** 2) ** 0.5
-    return Track(mask.id, mask.name, centers, sigmas, tuple(points), moves(centers, sigmas))
+        surface_sigmas[t] = sigmas[t]
+    moving = moves(centers, sigmas, camera)
+    return Track(mask.id, mask.name, centers, sigmas, sigmas.clone(), surface_sigmas, tuple(points), moving)
 
 
-def moves(centers: Tensor, sigmas: Tensor, clear: float = 5.0, still: float = 0.3) -> bool | None:
+def moves(centers: Tensor, sigmas: Tensor, camera: Camera, clear: float = 5.0, still: float = 0.3) -> bool | None:
     """Whether a track moves in the world.
 
     Args:
         centers: [T, 3], world, metres, NaN where not seen.
-        sigmas: [T], metres.
+        sigmas: [T], as ``Track.motion_sigma``, metres.
+        camera: The camera that saw it; what its drift explains is no motion.
         clear: Displacement from the first sighting, in sigmas, that is motion for certain.
         still: Displacement plus two sigmas, metres, under which it stands still.
 
     Returns:
         True or False, or None in the band between the two and for fewer than two sightings.
     """
-    seen = centers.isfinite().all(-1)
-    if int(seen.sum()) < 2:
+    seen = torch.nonzero(centers.isfinite().all(-1))[:, 0].tolist()
+    if len(seen) < 2:
         return None
-    path, sigma = centers[seen], sigmas[seen]
-    far = (path[1:] - path[0]).norm(dim=-1)
-    spread = (sigma[1:].square() + sigma[0].square()).sqrt()
+    first, rest = seen[0], seen[1:]
+    far = (centers[rest] - centers[first]).norm(dim=-1)
+    reach = (centers - center(camera.world_to_camera)).norm(dim=-1)
+    spread = torch.stack(
+        [
+            difference_sigma(
+                sigmas[first],
+                sigmas[t],
+                drift_sigma(camera.center_sigma, first, t),
+                drift_sigma(camera.rotation_sigma, first, t) * reach[t],
+            )
+            for t in rest
+        ]
+    )
     if bool((far > clear * spread).any()):
         return True
     return False if bool((far + 2 * spread < still).all()) else None

@@ -27,12 +27,14 @@ class Path:
 
     Attributes:
         world_to_camera: [T, 4, 4] float64; the world is the camera axes of the clip's first frame, metres.
-        center_sigma: [T] float64, standard deviation of the camera centre relative to the first frame's, metres.
+        center_sigma: [T] float64, standard deviation of the camera centre relative to the first frame's (per axis), metres.
+        rotation_sigma: [T] float64, standard deviation of the rotation relative to the first frame's (per axis), radians.
         quality: Figures about the estimate; plain JSON values.
     """
 
     world_to_camera: Tensor
     center_sigma: Tensor
+    rotation_sigma: Tensor
     quality: Mapping[str, float | int]
 
 
@@ -58,6 +60,7 @@ class _Step:
         pixels: [N, 2], where the second camera sees them.
         share: Inliers over matches.
         variance: Of the translation, per axis, m^2.
+        angle_variance: Of the rotation, per axis, rad^2.
     """
 
     transform: np.ndarray
@@ -65,6 +68,7 @@ class _Step:
     pixels: np.ndarray
     share: float
     variance: float
+    angle_variance: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,9 @@ class StereoOdometry(Odometry):
             quality["inlier_share_min"] = round(min(step.share for step in steps), 4)
             quality["refined_share"] = round(sum(taken) / len(taken), 4)
         jitter = torch.tensor([0.0, *(step.variance for step in steps)], dtype=travelled.dtype).cumsum(0)
-        return Path(world_to_camera, ((self.drift * travelled).square() + jitter).sqrt(), quality)
+        angles = torch.tensor([0.0, *(step.angle_variance for step in steps)], dtype=travelled.dtype).cumsum(0)
+        sigma = ((self.drift * travelled).square() + jitter).sqrt()
+        return Path(world_to_camera, sigma, angles.sqrt(), quality)
 
     def _match_steps(
         self, key: str, grey: list[np.ndarray], maps: list[np.ndarray], intrinsics: np.ndarray
@@ -215,7 +221,8 @@ class StereoOdometry(Odometry):
         residuals = (projected[:, 0] - pixels).ravel()
         scale = residuals @ residuals / (residuals.size - 6)
         covariance = scale * np.linalg.inv(jacobian[:, :6].T @ jacobian[:, :6])
-        return _Step(transform, points, pixels, share, float(np.trace(covariance[3:, 3:])) / 3)
+        turn, shift = np.trace(covariance[:3, :3]) / 3, np.trace(covariance[3:, 3:]) / 3
+        return _Step(transform, points, pixels, share, float(shift), float(turn))
 
     def _refine_steps(
         self,

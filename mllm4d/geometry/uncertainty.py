@@ -21,3 +21,19 @@ def difference_sigma(*sigmas: Tensor | float) -> Tensor:
         Metres.
     """
     return torch.stack(torch.broadcast_tensors(*[torch.as_tensor(s, dtype=torch.float64) for s in sigmas])).norm(dim=0)
+
+
+def drift_sigma(sigma: Tensor, i: int, j: int) -> Tensor:
+    """Standard deviation of what a path's error adds between two frames.
+
+    A path's error grows along the path, so that what lies between two frames is the difference of their variances.
+
+    Args:
+        sigma: [T], relative to the first frame.
+        i: A frame.
+        j: Another.
+
+    Returns:
+        [], in the unit of ``sigma``.
+    """
+    return (sigma[j].square() - sigma[i].square()).abs().sqrt()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mllm4d.geometry import relations
 from mllm4d.geometry.pose import center, transform
-from mllm4d.geometry.uncertainty import difference_sigma
+from mllm4d.geometry.uncertainty import difference_sigma, drift_sigma
 from mllm4d.qa.judge import Margins, Relation, judge
 from mllm4d.schema import TASKS, Scene, Track
 
@@ -61,29 +61,36 @@ def measure(scene: Scene, i: int, j: int, percentile: float = 0.0) -> Iterator[R
     """
     poses, drift = scene.camera.world_to_camera, scene.camera.center_sigma
     pose_i, pose_j = poses[i], poses[j]
-    # The path's error grows along the path: what lies between the anchors is the difference in variance.
-    camera = float((drift[j].square() - drift[i].square()).clamp(min=0).sqrt())
-    yield Relation(TASKS[0], relations.camera_absolute_distance(pose_i, pose_j), camera, None)
-    yield Relation(TASKS[1], relations.camera_relative_direction(pose_i, pose_j), camera, None)
+    camera = drift_sigma(drift, i, j)
+    turn = drift_sigma(scene.camera.rotation_sigma, i, j)
+    went = relations.camera_absolute_distance(pose_i, pose_j)
+    yield Relation(TASKS[0], went, float(camera), None)
+    yield Relation(TASKS[1], relations.camera_relative_direction(pose_i, pose_j), float(camera), None)
     for track in scene.objects:
         seen_i, seen_j = bool(track.centers[i].isfinite().all()), bool(track.centers[j].isfinite().all())
         at_i, at_j = track.centers[i][None], track.centers[j][None]
+        # In the camera's own axes at each anchor the camera's path plays no part.
         if seen_i and seen_j:
-            sigma = float(difference_sigma(track.center_sigma[i], track.center_sigma[j], camera))
+            own = difference_sigma(track.motion_sigma[i], track.motion_sigma[j])
+            # A wrong rotation swings what camera j sees around camera j.
+            swing = turn * (at_j[0] - center(pose_j)).norm()
+            sigma = float(difference_sigma(own, camera, swing))
             yield Relation(TASKS[2], relations.object_absolute_distance(at_i, at_j), sigma, track)
             yield Relation(TASKS[3], relations.object_relative_direction(pose_i, at_i, at_j), sigma, track)
         near_i, near_j = track.points[i], track.points[j]
         if len(near_j):
             value = relations.object_camera_absolute_distance(pose_i, near_j, percentile)
-            yield Relation(TASKS[4], value, float(difference_sigma(track.center_sigma[j], camera)), track)
-        # In the camera's own frame at each anchor the camera's path plays no part.
-        own = float(difference_sigma(track.center_sigma[i], track.center_sigma[j]))
+            # Swung around camera j, a point's distance to camera i changes by no more than their distance times the angle.
+            sigma = float(difference_sigma(track.surface_sigma[j], camera, turn * went))
+            yield Relation(TASKS[4], value, sigma, track)
         if len(near_i) and len(near_j):
             value = relations.object_camera_relative_distance(pose_i, near_i, pose_j, near_j, percentile)
-            yield Relation(TASKS[5], value, own, track)
+            yield Relation(
+                TASKS[5], value, float(difference_sigma(track.surface_sigma[i], track.surface_sigma[j])), track
+            )
         if seen_i and seen_j:
             value = relations.object_camera_relative_direction(pose_i, at_i, pose_j, at_j)
-            yield Relation(TASKS[6], value, own, track)
+            yield Relation(TASKS[6], value, float(own), track)
 
 
 def anchor_pairs(count: int, pairs: int, generator: torch.Generator) -> list[tuple[int, int]]:

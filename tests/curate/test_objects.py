@@ -6,7 +6,7 @@ import torch
 from mllm4d.curate.depth import Depth
 from mllm4d.curate.objects import MINIMUM_POINTS, moves, track_from_mask
 from mllm4d.geometry.pose import transform
-from mllm4d.schema import Mask
+from mllm4d.schema import Camera, Mask
 
 INTRINSICS = torch.tensor([[200.0, 0, 79.5], [0, 200, 59.5], [0, 0, 1]], dtype=torch.float64)
 
@@ -26,7 +26,12 @@ def scene(centers, poses, radius=0.5, sigma=0.02):
         [ball_depth(transform(pose, center[None])[0], radius) for center, pose in zip(centers, poses, strict=True)]
     )
     mask = Mask(7, "red ball", depth > 0)
-    return track_from_mask(mask, Depth(depth.float(), torch.full_like(depth, sigma).float()), INTRINSICS, poses)
+    return track_from_mask(mask, Depth(depth.float(), torch.full_like(depth, sigma).float()), exact_camera(poses))
+
+
+def exact_camera(poses):
+    zeros = torch.zeros(len(poses), dtype=torch.float64)
+    return Camera(INTRINSICS, poses, zeros, zeros)
 
 
 def still_poses(count):
@@ -65,8 +70,8 @@ def test_frames_with_too_few_pixels_are_not_seen():
 )
 def test_moves_by_hand(step, sigma, expected):
     centers = torch.tensor([[0.0, 0, 5], [step, 0, 5]], dtype=torch.float64)
-    assert moves(centers, torch.full((2,), sigma, dtype=torch.float64)) is expected
+    assert moves(centers, torch.full((2,), sigma, dtype=torch.float64), exact_camera(still_poses(2))) is expected
 
 
 def test_one_sighting_tells_nothing():
-    assert moves(torch.zeros(1, 3), torch.zeros(1)) is None
+    assert moves(torch.zeros(1, 3), torch.zeros(1), exact_camera(still_poses(1))) is None

@@ -30,3 +30,10 @@ class Source(ABC):
         Raises:
             InputError: This clip is unusable; the message names the file and what was expected.
         """
+
+    def video(self, key: str) -> str:
+        """The source video that a clip is cut from, found without decoding; clips of one video share a split.
+
+        Here every clip is a video of its own; sources that cut videos into clips say which.
+        """
+        return key

@@ -200,7 +200,7 @@ def _track(id: int, solid: Solid, pixels: Array, stage_to_camera: Tensor, intrin
             points.append(torch.empty(0, 3, dtype=torch.float64))
     path = torch.stack(centers)
     sigma = torch.where(path.isfinite().all(-1), 0.0, float("nan")).double()
-    return Track(id, solid.name, path, sigma, tuple(points), moving=solid.motion.length > 0)
+    return Track(id, solid.name, path, sigma, sigma, sigma, tuple(points), moving=solid.motion.length > 0)
 
 
 def _seen(count: int, outline: Array, intrinsics: Array) -> bool:
