@@ -29,6 +29,10 @@ class InputError(ValueError):
     """Something a person gave is unusable: the message is one sentence that names file, key and what was expected."""
 
 
+class UnfinishedError(InputError):
+    """Work stopped half-way for a reason that lies outside the input: what is done is kept, the same command goes on."""
+
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera on its way through the world.
@@ -152,6 +156,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Cloud:
+    """Points of a scene for people to look at: ``points`` [N, 3], world, metres; ``colors`` [N, 3] uint8 RGB."""
+
+    points: Tensor
+    colors: Tensor
+
+
+@dataclass(frozen=True)
 class Scene:
     """The 4-D truth about a clip, as far as it is known.
 
@@ -162,6 +174,7 @@ class Scene:
         objects: Named objects.
         quality: Figures about how the scene was measured; plain JSON values.
         provenance: Where it comes from; plain JSON values.
+        cloud: Some of its points in colour, where depth was at hand.
     """
 
     fps: float
@@ -170,6 +183,7 @@ class Scene:
     objects: tuple[Track, ...]
     quality: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    cloud: Cloud | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scene.json``: plain JSON values, metres to 6 decimals, unseen centres null."""

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from mllm4d.curate.depth import DepthEstimator
 from mllm4d.curate.describe import describe
+from mllm4d.curate.executors import Executor, InThisProcess, LocalProcesses, RayTasks
+from mllm4d.curate.finder import ObjectFinder
+from mllm4d.curate.merge import merge
 from mllm4d.curate.odometry import Odometry
+from mllm4d.curate.quality import Quality
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.splits import assign_splits
 from mllm4d.curate.summary import print_summary
-from mllm4d.curate.worker import ClipJob, read_staged, single_threaded
-from mllm4d.qa.balance import balance
-from mllm4d.qa.blind import score_blind
+from mllm4d.curate.worker import ClipJob
 from mllm4d.qa.judge import Margins
-from mllm4d.schema import InputError, Question, Sample
-from mllm4d.shards import read_index, write_index, write_shards
+from mllm4d.schema import InputError, UnfinishedError
+from mllm4d.shards import read_index, write_index
 
 PACKAGES = ("mllm4d", "torch", "kornia", "open3d", "opencv-python-headless", "av", "webdataset")
+
+PRODUCTS = {"sft": ("train", "val"), "r1": ("r1",), "bench": ("test",)}
+"""What the splits are for: fine-tuning, reinforcement learning on other videos, and a benchmark on yet others."""
 
 
 @dataclass
@@ -43,14 +46,21 @@ class Curation:
         clips: Take only so many clips; None takes all.
         depth: Estimates depth where the source has none.
         odometry: Estimates the camera's path where the source has none.
+        finder: Finds objects where the source has none.
+        quality: Filters pixels, tracks and clips that cannot be trusted; None trusts all.
         margins: When an answer is clear enough to be asked for.
         pairs: Pairs of time anchors looked at in a clip: first and last frame, then random ones.
         per_clip: At most so many questions of one task about one clip.
-        splits: Share of the clips in each split; every split gets at least one clip where there are enough.
+        splits: Share of the clips in each split, by whole source videos; every split gets at least one video where
+            there are enough. "train" and "val" are for fine-tuning, "r1" for reinforcement learning, "test" is the
+            benchmark.
         clips_per_shard: Clips in a shard.
         video_quality: H.264's constant rate factor of the stored video.
-        workers: Processes; 0 works in this one.
-        max_failed: Share of the clips that may be unusable; each is named in ``index.json``. Past it the run stops.
+        executor: Who works on the clips: "local" is ``workers`` processes of this machine, "ray" a Ray cluster, a class
+            is anything else.
+        workers: Local processes; 0 works in this one.
+        max_failed: Share of the clips that may be unusable; each is named in ``index.json``. Past it, or when none is
+            left, the run stops.
         seed: Decides anchors, splits, options and wordings.
     """
 
@@ -59,14 +69,17 @@ class Curation:
     clips: int | None = None
     depth: DepthEstimator | None = None
     odometry: Odometry | None = None
+    finder: ObjectFinder | None = None
+    quality: Quality | None = field(default_factory=Quality)
     margins: Margins = field(default_factory=Margins)
     pairs: int = 12
     per_clip: int = 4
-    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
+    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "r1": 0.1, "val": 0.1, "test": 0.1})
     clips_per_shard: int = 64
     video_quality: int = 16
+    executor: Executor | Literal["local", "ray"] = "local"
     workers: int = 2
-    max_failed: float = 0.0
+    max_failed: float = 1.0
     seed: int = 0
 
     def run(self) -> Path:
@@ -78,6 +91,7 @@ class Curation:
         Raises:
             InputError: The source is unusable, too many clips are, or ``out`` holds something else. Nothing is left
                 behind then.
+            UnfinishedError: The disk is full, or cannot be written to for another reason. What is finished stays.
         """
         out, config = Path(self.out), self._config()
         if out.is_file():
@@ -91,6 +105,8 @@ class Curation:
             self.source,
             self.depth,
             self.odometry,
+            self.finder,
+            self.quality,
             self.margins,
             self.pairs,
             self.video_quality,
@@ -99,7 +115,12 @@ class Curation:
         )
         try:
             failed = self._work(job, keys)
-            self._merge([key for key in keys if key not in failed], failed, staging, config)
+            self._finish([key for key in keys if key not in failed], failed, staging, config)
+        except UnfinishedError as error:
+            done = sum(job.finished(key) for key in keys)
+            raise UnfinishedError(
+                f"{error}; {done} of {len(keys)} clips are finished; the same command goes on in {staging}"
+            ) from error
         except InputError:
             shutil.rmtree(staging)
             raise
@@ -110,7 +131,7 @@ class Curation:
 
     def _config(self) -> dict[str, Any]:
         """The settings that the result depends on."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("out", "workers")]
+        names = [name for name in self.__dataclass_fields__ if name not in ("out", "executor", "workers")]
         return {name: describe(getattr(self, name)) for name in names}
 
     def _accept(self, out: Path, config: dict[str, Any]) -> Path:
@@ -123,61 +144,58 @@ class Curation:
                 )
         return out
 
+    def _executor(self) -> Executor:
+        if isinstance(self.executor, Executor):
+            return self.executor
+        if self.executor == "ray":
+            return RayTasks()
+        return LocalProcesses(self.workers) if self.workers else InThisProcess()
+
     def _work(self, job: ClipJob, keys: Sequence[str]) -> dict[str, str]:
         """Process all clips that are not finished; returns why clips failed."""
         todo = [key for key in keys if not job.finished(key)]
         failed: dict[str, str] = {}
-        results = _map(job, todo, self.workers)
+        results = self._executor().map(job, todo)
         for key, reason in tqdm(results, "curating", len(keys), initial=len(keys) - len(todo), unit="clip"):
             if reason is not None:
                 failed[key] = reason
-                if len(failed) > self.max_failed * len(keys):
+                if len(failed) > self.max_failed * len(keys) or len(failed) == len(keys):
                     raise InputError(
                         f"{reason} ({len(failed)} of {len(keys)} clips unusable, 'max_failed' allows "
-                        f"{self.max_failed:.0%})"
+                        f"{self.max_failed:.0%} and one must be left)"
                     )
         return failed
 
-    def _merge(self, keys: Sequence[str], failed: Mapping[str, str], staging: Path, config: dict[str, Any]) -> None:
-        """Balance over all clips of a split, and write shards and index."""
+    def _finish(self, keys: Sequence[str], failed: Mapping[str, str], staging: Path, config: dict[str, Any]) -> None:
+        """Write shards and index."""
         folder = staging / "shards"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        shards, by_split, filters = [], {}, Counter[str]()
-        asked: list[Question] = []
-        folds: list[int] = []
-        for split, members in assign_splits(keys, self.splits, self.seed).items():
-            staged = [read_staged(staging, key) for key in members]
-            found = [candidate for clip in staged for candidate in clip.candidates]
-            balanced = balance(found, self.per_clip, self.margins.ladder, self.seed)
-            filters.update(balanced.dropped)
-            for clip in staged:
-                filters.update(clip.dropped)
-            by_clip: dict[str, list[Question]] = defaultdict(list)
-            for question in balanced.questions:
-                by_clip[question.id.rsplit("/", 1)[0]].append(question)
-            filters["clip without a question"] += len(staged) - len(by_clip)
-            by_split[split] = dict(Counter(question.task for question in balanced.questions))
-            asked += balanced.questions
-            folds += balanced.folds
-            samples = (
-                Sample(clip.key, (staging / f"{clip.key}.mp4").read_bytes(), clip.scene, tuple(by_clip[clip.key]))
-                for clip in staged
-                if clip.key in by_clip
+        splits = assign_splits({key: self.source.video(key) for key in keys}, self.splits, self.seed)
+        try:
+            folder.mkdir()
+            merged = merge(
+                splits.members, staging, folder, self.per_clip, self.margins.ladder, self.seed, self.clips_per_shard
             )
-            shards += write_shards(samples, folder, split, self.clips_per_shard)
-        if not asked:
-            raise InputError(f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(filters)}")
-        notes = {
-            "source": config["source"],
-            "config": config,
-            "versions": _versions(),
-            "clips": {"usable": len(keys), "failed": dict(sorted(failed.items()))},
-            "counts": by_split,
-            "filters": dict(sorted(filters.items())),
-            "blind": score_blind(asked, folds),
-        }
-        write_index(folder, shards, notes)
+            if not merged.shards:
+                raise InputError(
+                    f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(merged.filters)}"
+                )
+            notes = {
+                "source": config["source"],
+                "config": config,
+                "versions": _versions(),
+                "clips": {"usable": len(keys), "failed": dict(sorted(failed.items()))},
+                "split_by": splits.by,
+                "products": {
+                    name: [split for split in parts if split in merged.counts] for name, parts in PRODUCTS.items()
+                },
+                "counts": merged.counts,
+                "filters": merged.filters,
+                "blind": merged.blind,
+            }
+            write_index(folder, merged.shards, notes)
+        except OSError as error:
+            raise UnfinishedError(f"{folder}: the shards cannot be written ({error.strerror})") from error
 
 
 def _open_staging(staging: Path, config: dict[str, Any]) -> None:
@@ -185,18 +203,13 @@ def _open_staging(staging: Path, config: dict[str, Any]) -> None:
     note = staging / "config"
     if note.is_file() and json.loads(note.read_text()) == config:
         return
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    note.write_text(json.dumps(config))
-
-
-def _map(job: ClipJob, keys: Sequence[str], workers: int) -> Iterator[tuple[str, str | None]]:
-    if workers == 0 or not keys:
-        yield from map(job, keys)
-        return
-    # Fresh interpreters: a fork would inherit the threads of torch and Open3D half-way.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(keys)), initializer=single_threaded) as pool:
-        yield from pool.imap_unordered(job, keys)
+    try:
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir(parents=True)
+        note.write_text(json.dumps(config))
+    except OSError as error:
+        raise InputError(f"{staging}: cannot be made anew ({error.strerror})") from error
 
 
 def _versions() -> dict[str, str]:

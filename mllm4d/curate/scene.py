@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,52 +13,77 @@ from mllm4d.curate.depth import Depth, DepthEstimator
 from mllm4d.curate.finder import ObjectFinder
 from mllm4d.curate.objects import track_from_mask
 from mllm4d.curate.odometry import Odometry
-from mllm4d.geometry.pose import rebase
-from mllm4d.schema import Camera, Clip, InputError, Scene
+from mllm4d.curate.quality import Quality
+from mllm4d.geometry.camera import unproject
+from mllm4d.geometry.pose import invert, rebase, transform
+from mllm4d.schema import Camera, Clip, Cloud, InputError, Scene, Track
+
+CLOUD_POINTS = 1500
+"""Points of a scene that are kept for people to look at."""
 
 
 def build_scene(
     clip: Clip,
-    estimate_depth: DepthEstimator | None,
+    depth: DepthEstimator | None,
     odometry: Odometry | None,
-    find_objects: ObjectFinder | None = None,
+    finder: ObjectFinder | None = None,
+    quality: Quality | None = None,
 ) -> Scene:
     """Turn a clip into a scene in the camera axes of its first frame.
 
     Args:
         clip: The clip.
-        estimate_depth: Used where poses or objects need depth and the clip has none.
+        depth: Used where poses or objects need depth and the clip has none.
         odometry: Used where the clip has no poses.
-        find_objects: Used where the clip has no objects.
+        finder: Used where the clip has no objects.
+        quality: Drops what cannot be trusted, and counts it under ``quality["dropped"]`` of the scene; None trusts all.
 
     Returns:
         The scene, with every centre's sigma.
 
     Raises:
-        InputError: Something is missing that nothing was given to estimate with.
+        InputError: Something is missing that nothing was given to estimate with, or the filters refuse the clip.
     """
-    known = clip.tracks is not None or clip.boxes
-    depth = None
-    if clip.world_to_camera is None or (not known and (clip.masks or find_objects is not None)):
-        depth = _depth(clip, estimate_depth)
-    quality: dict[str, object] = {}
+    figures: dict[str, Any] = {}
+    dropped = Counter[str]()
+    if quality:
+        figures |= quality.check_clip(clip)
+    measured = None
+    if clip.world_to_camera is None or (clip.tracks is None and not clip.boxes and (clip.masks or finder)):
+        measured = _depth(clip, depth)
+        figures["depth_density"] = _density(measured)
+        if quality:
+            measured, pixels = quality.clean(clip, measured, clip.masks)
+            dropped.update({f"depth pixel: {reason}": count for reason, count in pixels.items()})
+            figures["depth_density_kept"] = _density(measured)
     if clip.world_to_camera is not None:
         camera = _given(clip, clip.world_to_camera)
     else:
-        if odometry is None or depth is None:
+        if odometry is None or measured is None:
             raise InputError(f"clip {clip.key!r} has no poses; name an estimator under the key 'odometry'")
-        path = odometry(clip, depth)
+        path = odometry(clip, measured)
         camera = Camera(clip.intrinsics.double(), path.world_to_camera, path.center_sigma, path.rotation_sigma)
-        quality["odometry"] = dict(path.quality)
-    tracks = clip.tracks
-    if tracks is None:
-        masks = clip.masks
-        if not masks and depth is not None and find_objects is not None:
-            masks = find_objects(clip, depth, camera.world_to_camera)
-        tracks = tuple(track_from_mask(mask, depth, camera) for mask in masks) if depth else ()
-    if depth is not None:
-        quality["depth_density"] = round(float((depth.depth > 0).float().mean()), 4)
-    return Scene(clip.fps, clip.times, camera, tracks, quality, clip.provenance)
+        figures["odometry"] = dict(path.quality)
+    if quality:
+        figures |= quality.check_path(clip, camera)
+    tracks = _tracks(clip, measured, camera, finder)
+    if quality:
+        tracks, frames = quality.clean_tracks(tracks, camera, clip.times)
+        dropped.update({f"track: {reason}": count for reason, count in frames.items()})
+    figures["dropped"] = dict(sorted(dropped.items()))
+    cloud = None if measured is None else _cloud(clip, measured, camera)
+    return Scene(clip.fps, clip.times, camera, tuple(tracks), figures, clip.provenance, cloud)
+
+
+def _tracks(clip: Clip, depth: Depth | None, camera: Camera, finder: ObjectFinder | None) -> Sequence[Track]:
+    if clip.tracks is not None:
+        return clip.tracks
+    if depth is None:
+        return ()
+    masks = clip.masks
+    if not masks and finder is not None:
+        masks = finder(clip, depth, camera.world_to_camera)
+    return [track_from_mask(mask, depth, camera) for mask in masks]
 
 
 def _given(clip: Clip, world_to_camera: Tensor) -> Camera:
@@ -66,10 +95,27 @@ def _given(clip: Clip, world_to_camera: Tensor) -> Camera:
     return Camera(clip.intrinsics.double(), rebase(world_to_camera.double()), center_sigma, rotation_sigma)
 
 
-def _depth(clip: Clip, estimate_depth: DepthEstimator | None) -> Depth:
+def _depth(clip: Clip, estimate: DepthEstimator | None) -> Depth:
     if clip.depth is not None:
         sigma = torch.zeros_like(clip.depth) if clip.depth_sigma is None else clip.depth_sigma
         return Depth(clip.depth, torch.where(clip.depth > 0, sigma, torch.inf))
-    if estimate_depth is None:
+    if estimate is None:
         raise InputError(f"clip {clip.key!r} has no depth; name an estimator under the key 'depth'")
-    return estimate_depth(clip)
+    return estimate(clip)
+
+
+def _density(depth: Depth) -> float:
+    return round(float((depth.depth > 0).float().mean()), 4)
+
+
+def _cloud(clip: Clip, depth: Depth, camera: Camera) -> Cloud:
+    """Points of the first and the last frame, evenly picked among those that are known well."""
+    points, colors = [], []
+    for t in (0, len(clip.times) - 1):
+        known = torch.nonzero(depth.sigma[t] < 0.1 * depth.depth[t])
+        picked = known[torch.linspace(0, len(known) - 1, CLOUD_POINTS // 2).long()] if len(known) else known
+        rows, columns = picked.unbind(-1)
+        local = unproject(depth.depth[t].double(), camera.intrinsics)[rows, columns]
+        points.append(transform(invert(camera.world_to_camera[t]), local))
+        colors.append(clip.frames[t, rows, columns])
+    return Cloud(torch.cat(points), torch.cat(colors))

@@ -6,8 +6,14 @@ from pathlib import Path
 
 from mllm4d.shards import Index
 
-LEAK = 0.05
-"""How far above chance a blind solver may score before it is called a leak."""
+LEAK = 0.02
+"""How far above chance a blind solver may score before it is called a leak, if it is beyond luck as well."""
+
+SHOWN = 5
+"""Unusable clips that are named; all are in ``index.json``."""
+
+LUCK = 3.0
+"""Standard deviations of a guess's share of right answers that count as luck."""
 
 
 def print_summary(folder: Path, index: Index) -> None:
@@ -29,16 +35,26 @@ def print_summary(folder: Path, index: Index) -> None:
     print(f"\n{folder}: {index.notes['clips']['usable']} clips; questions per split, accuracy of blind solvers in %")
     for name, *cells in rows:
         print(name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)))
-    leaks = [
+    given_away = [
         f"{task} ({name} {_percent(scores[name])})"
         for task, scores in blind.items()
         for name in solvers
-        if scores.get(name, 0) > scores["chance"] + LEAK
+        if leaks_away(scores.get(name, 0), scores["chance"], scores["n"])
     ]
-    if leaks:
-        print(f"answers can be guessed without the video: {', '.join(leaks)}")
-    if index.notes["clips"]["failed"]:
-        print(f"{len(index.notes['clips']['failed'])} clips could not be used; see index.json, key 'clips'")
+    if given_away:
+        print(f"answers can be guessed without the video: {', '.join(given_away)}")
+    if index.notes["split_by"] == "time":
+        print("fewer source videos than splits: a video's clips are in several splits, cut in time")
+    failed = index.notes["clips"]["failed"]
+    for key, reason in list(failed.items())[:SHOWN]:
+        print(f"left out {key}: {reason}")
+    if len(failed) > SHOWN:
+        print(f"and {len(failed) - SHOWN} clips more; see index.json, key 'clips'")
+
+
+def leaks_away(score: float, chance: float, count: float) -> bool:
+    """Whether a blind solver's score on so many questions is further above chance than luck explains, and matters."""
+    return score - chance > max(LEAK, LUCK * (chance * (1 - chance) / count) ** 0.5)
 
 
 def _percent(value: float | None) -> str:

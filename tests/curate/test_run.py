@@ -30,6 +30,9 @@ class Troubled(Source):
         self.stop_at = interrupt_at
         self.loaded: list[str] = []
 
+    def video(self, key):
+        return small_world().video(key)
+
     def keys(self, limit=None):
         return small_world().keys(limit)
 
@@ -106,14 +109,17 @@ def test_a_folder_with_other_shards_is_not_touched(made):
     assert contents(made) == before
 
 
-def test_a_bad_clip_stops_the_run_and_leaves_nothing(tmp_path):
+def test_bad_clips_beyond_the_limit_stop_the_run_and_leave_nothing(tmp_path):
     with pytest.raises(InputError, match=r"world-00004\.png: is truncated \(1 of 12 clips unusable"):
-        curation(tmp_path / "out", source=Troubled(broken=("world-00004",))).run()
+        curation(tmp_path / "out", source=Troubled(broken=("world-00004",)), max_failed=0.05).run()
+    with pytest.raises(InputError, match=r"12 of 12 clips unusable"):
+        curation(tmp_path / "out", source=Troubled(broken=tuple(small_world().keys(12)))).run()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_clips_within_the_limit_are_named_in_the_index(tmp_path):
-    out = curation(tmp_path / "out", source=Troubled(broken=("world-00004",)), max_failed=0.1).run()
+def test_a_bad_clip_does_not_stop_the_run_and_is_named_in_the_index(tmp_path, capsys):
+    out = curation(tmp_path / "out", source=Troubled(broken=("world-00004",))).run()
+    assert "left out world-00004: world-00004.png: is truncated" in capsys.readouterr().out
     index = read_index(out)
     assert index.notes["clips"] == {"usable": 11, "failed": {"world-00004": "world-00004.png: is truncated"}}
     assert all("world-00004" not in shard.keys for shard in index.shards)
