@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mllm4d"
 LEVELS = [
     {"schema", "prompts", "answers"},
     {"video", "shards"},
-    {"geometry"},
+    {"geometry", "viz"},
     {"curate", "qa"},
     {"data"},
     {"models"},
     {"train"},
     {"bench"},
-    {"export", "viz"},
+    {"export"},
     {"cli"},
     {"__main__"},
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class LocalProcesses(Executor):
                 if again:
                     yield key, DIED
 
-    def _until_death(self, job: Job, todo: deque[str], workers: int) -> Iterator[Outcome]:
+    def _until_death(self, job: Job, todo: deque[str], workers: int) -> Generator[Outcome, None, list[str]]:
         """Work until all is done or a process dies; returns the clips that were handed out then."""
         # Fresh interpreters: a fork would inherit the threads of torch and Open3D half-way.
         context = multiprocessing.get_context("spawn")

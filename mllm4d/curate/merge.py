@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from mllm4d.curate.worker import read_sample, read_staged
 from mllm4d.qa.balance import balance
 from mllm4d.qa.blind import score_blind
+from mllm4d.qa.generate import Candidate
 from mllm4d.schema import Question, Sample
 from mllm4d.shards import Shard, write_shards
 
@@ -21,12 +23,14 @@ class Merged:
     Attributes:
         shards: Their index entries.
         counts: Questions of each split and task.
+        answers: Questions of each task and right label, or half octave of the right distance.
         filters: How much was dropped, and why.
         blind: What solvers score that never see the video, over all splits.
     """
 
     shards: Sequence[Shard]
     counts: Mapping[str, Mapping[str, int]]
+    answers: Mapping[str, Mapping[str, int]]
     filters: Mapping[str, int]
     blind: Mapping[str, Mapping[str, float | int]]
 
@@ -59,7 +63,7 @@ def merge(
     asked: list[Question] = []
     folds: list[int] = []
     for split, keys in members.items():
-        found = []
+        found: list[Candidate] = []
         for key in keys:
             clip = read_staged(staging, key)
             found += clip.candidates
@@ -74,7 +78,18 @@ def merge(
         asked += balanced.questions
         folds += balanced.folds
         shards += write_shards(_samples(keys, by_clip, staging), folder, split, clips_per_shard)
-    return Merged(shards, counts, dict(sorted(filters.items())), score_blind(asked, folds))
+    return Merged(shards, counts, _answers(asked), dict(sorted((+filters).items())), score_blind(asked, folds))
+
+
+def _answers(asked: Sequence[Question]) -> dict[str, dict[str, int]]:
+    table: dict[str, dict[str, int]] = {}
+    for task in dict.fromkeys(question.task for question in asked):
+        values = [question.answer_value for question in asked if question.task == task]
+        words = Counter(value for value in values if isinstance(value, str))
+        octaves = Counter(math.floor(2 * math.log2(value)) for value in values if not isinstance(value, str) and value)
+        lengths = {f"{2 ** (k / 2):.2g} to {2 ** ((k + 1) / 2):.2g} m": octaves[k] for k in sorted(octaves)}
+        table[task] = dict(sorted(words.items())) | lengths
+    return table
 
 
 def _samples(keys: Sequence[str], by_clip: Mapping[str, list[Question]], staging: Path) -> Iterator[Sample]:

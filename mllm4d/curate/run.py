@@ -21,10 +21,11 @@ from mllm4d.curate.finder import ObjectFinder
 from mllm4d.curate.merge import merge
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.quality import Quality
+from mllm4d.curate.report import sample_keys, write_report
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.splits import assign_splits
 from mllm4d.curate.summary import print_summary
-from mllm4d.curate.worker import ClipJob
+from mllm4d.curate.worker import ClipJob, read_cloud
 from mllm4d.qa.judge import Margins
 from mllm4d.schema import InputError, UnfinishedError
 from mllm4d.shards import read_index, write_index
@@ -190,10 +191,13 @@ class Curation:
                     name: [split for split in parts if split in merged.counts] for name, parts in PRODUCTS.items()
                 },
                 "counts": merged.counts,
+                "answers": merged.answers,
                 "filters": merged.filters,
                 "blind": merged.blind,
             }
             write_index(folder, merged.shards, notes)
+            index = read_index(folder)
+            write_report(folder, index, {key: read_cloud(staging, key) for key in sample_keys(index)})
         except OSError as error:
             raise UnfinishedError(f"{folder}: the shards cannot be written ({error.strerror})") from error
 

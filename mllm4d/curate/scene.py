@@ -71,7 +71,8 @@ def build_scene(
         tracks, frames = quality.clean_tracks(tracks, camera, clip.times)
         dropped.update({f"track: {reason}": count for reason, count in frames.items()})
     figures["dropped"] = dict(sorted(dropped.items()))
-    cloud = None if measured is None else _cloud(clip, measured, camera)
+    shown = measured if measured or clip.depth is None else _depth(clip, None)
+    cloud = None if shown is None else _cloud(clip, shown, camera)
     return Scene(clip.fps, clip.times, camera, tuple(tracks), figures, clip.provenance, cloud)
 
 

@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path):
     assert again.loaded == [f"world-{k:05d}" for k in range(7, 12)]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     for name, content in contents(made).items():
-        assert name == "index.json" or contents(out)[name] == content
+        assert not name.endswith(".tar") or contents(out)[name] == content
 
 
 def test_no_question_at_all_is_an_error(tmp_path):
