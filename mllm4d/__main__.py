@@ -60,7 +60,10 @@ usage: python -m mllm4d curate -c CONFIG [-c CONFIG ...] [--KEY VALUE ...]
 the keys of a config:
   source            class_path and init_args, for example mllm4d.curate.sources.stereo.StereoFolder
   depth, odometry   class_path and init_args of the estimators, where the source has no depth or poses
+  finder            class_path and init_args of what finds objects, where the source has none
+  quality           filters of pixels, tracks and clips; null trusts all
   margins           when an answer is clear enough to be asked for
+  executor          local (processes of this machine), ray (a Ray cluster), or a class_path
   pairs, per_clip, splits, clips_per_shard, video_quality, workers, max_failed, seed
 
   --source.help CLASS lists a class's keys.
@@ -91,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from mllm4d.cli import run_trainer
 
             run_trainer([verb, *rest])
+    except KeyboardInterrupt:
+        print(f"mllm4d {verb}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except InputError as error:
         # What a data worker raises arrives with the worker's traceback in front of it.
         message = str(error).strip().rsplit("InputError: ", 1)[-1]

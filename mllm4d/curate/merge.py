@@ -16,6 +16,10 @@ from mllm4d.schema import Question, Sample
 from mllm4d.shards import Shard, write_shards
 
 
+NEED_SOLUTION = ("r1",)
+"""Splits whose questions are rewarded for their centres, so that those must be known at both anchors."""
+
+
 @dataclass(frozen=True)
 class Merged:
     """What was written.
@@ -66,7 +70,9 @@ def merge(
         found: list[Candidate] = []
         for key in keys:
             clip = read_staged(staging, key)
-            found += clip.candidates
+            solved = [c for c in clip.candidates if split not in NEED_SOLUTION or _solved(c)]
+            filters[f"split {split!r}: no solution"] += len(clip.candidates) - len(solved)
+            found += solved
             filters.update(clip.dropped)
         balanced = balance(found, per_clip, ratio, seed)
         filters.update(balanced.dropped)
@@ -79,6 +85,10 @@ def merge(
         folds += balanced.folds
         shards += write_shards(_samples(keys, by_clip, staging), folder, split, clips_per_shard)
     return Merged(shards, counts, _answers(asked), dict(sorted((+filters).items())), score_blind(asked, folds))
+
+
+def _solved(candidate: Candidate) -> bool:
+    return candidate.object is None or candidate.solution["object_center"] is not None
 
 
 def _answers(asked: Sequence[Question]) -> dict[str, dict[str, int]]:
