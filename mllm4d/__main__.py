@@ -112,6 +112,8 @@ def build_task(verb: str, argv: Sequence[str]) -> Any:
     """
     from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+    from mllm4d.schema import InputError
+
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     module, name = TASKS[verb].rsplit(".", 1)
     task = getattr(importlib.import_module(module), name)
@@ -123,7 +125,13 @@ def build_task(verb: str, argv: Sequence[str]) -> Any:
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
     parser.add_class_arguments(task, as_group=False)
-    settings = parser.instantiate(parser.parse_args(list(argv)))
+    try:
+        settings = parser.instantiate(parser.parse_args(list(argv)))
+    except ValueError as error:
+        # What a class says about its arguments comes wrapped in the parser's own words.
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
     settings.pop("config", None)
     return task(**settings)
 

@@ -116,7 +116,7 @@ def blind_figure(blind: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def _trace(go: Any, points: Any, name: str, **style: Any) -> Any:
-    x, y, z = zip(*points, strict=True)
+    x, y, z = zip(*points, strict=True) if len(points) else ((), (), ())
     return go.Scatter3d(x=x, y=y, z=z, name=name, **style)
 
 

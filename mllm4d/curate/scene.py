@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mllm4d.curate.boxes import track_from_boxes
 from mllm4d.curate.depth import Depth, DepthEstimator
+from mllm4d.curate.filters.clip import frames_text
 from mllm4d.curate.finder import ObjectFinder
 from mllm4d.curate.objects import track_from_mask
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.quality import Quality
 from mllm4d.geometry.camera import unproject
 from mllm4d.geometry.pose import invert, rebase, transform
-from mllm4d.schema import Camera, Clip, Cloud, InputError, Scene, Track
+from mllm4d.schema import Camera, Clip, Cloud, InputError, Mask, Scene, Track
 
 CLOUD_POINTS = 1500
 """Points of a scene that are kept for people to look at."""
@@ -66,7 +68,13 @@ def build_scene(
         figures["odometry"] = dict(path.quality)
     if quality:
         figures |= quality.check_path(clip, camera)
-    tracks = _tracks(clip, measured, camera, finder)
+    masks = clip.masks
+    if finder and measured and not masks and clip.tracks is None and not clip.boxes:
+        masks = finder(clip, measured, camera.world_to_camera)
+        if quality:
+            measured, pixels = quality.clean(clip, measured, masks)
+            dropped["depth pixel: mask_boundary"] += pixels["mask_boundary"]
+    tracks = _tracks(clip, masks, measured, camera)
     if quality:
         tracks, frames = quality.clean_tracks(tracks, camera, clip.times)
         dropped.update({f"track: {reason}": count for reason, count in frames.items()})
@@ -76,20 +84,16 @@ def build_scene(
     return Scene(clip.fps, clip.times, camera, tuple(tracks), figures, clip.provenance, cloud)
 
 
-def _tracks(clip: Clip, depth: Depth | None, camera: Camera, finder: ObjectFinder | None) -> Sequence[Track]:
+def _tracks(clip: Clip, masks: Sequence[Mask], depth: Depth | None, camera: Camera) -> Sequence[Track]:
     if clip.tracks is not None:
         return clip.tracks
-    if depth is None:
-        return ()
-    masks = clip.masks
-    if not masks and finder is not None:
-        masks = finder(clip, depth, camera.world_to_camera)
-    return [track_from_mask(mask, depth, camera) for mask in masks]
+    boxes = [track_from_boxes(box, camera) for box in clip.boxes]
+    return boxes + ([track_from_mask(mask, depth, camera) for mask in masks] if depth else [])
 
 
 def _given(clip: Clip, world_to_camera: Tensor) -> Camera:
-    if not bool(world_to_camera.isfinite().all()):
-        raise InputError(f"clip {clip.key!r}: its poses hold numbers that are not finite")
+    if bad := [t for t, pose in enumerate(world_to_camera) if not bool(pose.isfinite().all())]:
+        raise InputError(f"clip {clip.key!r}: the poses of {frames_text(bad)} hold numbers that are not finite")
     exact = torch.zeros(len(clip.times), dtype=torch.float64)
     center_sigma = exact if clip.center_sigma is None else clip.center_sigma
     rotation_sigma = exact if clip.rotation_sigma is None else clip.rotation_sigma

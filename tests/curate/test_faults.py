@@ -36,7 +36,8 @@ class Fragile(Source):
         if key == self.kill and len(list(marks.iterdir())) < self.times:
             (marks / str(len(list(marks.iterdir())))).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return World(width=448, height=448, frames=8, fps=4.0, noise=8.0).load(key) if key == self.large else WORLD.load(key)
+        world = World(width=448, height=448, frames=8, fps=4.0, noise=8.0) if key == self.large else WORLD
+        return world.load(key)
 
 
 def curation(folder, **source):

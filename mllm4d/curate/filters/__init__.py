@@ -1,0 +1,1 @@
+"""Filters behind ``mllm4d.curate.quality``: of clips, pixels, camera paths and object tracks."""

@@ -1,0 +1,1 @@
+"""Learned parts of curation, by Hugging Face classes: depth, detection, tracking."""
