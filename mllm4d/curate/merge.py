@@ -15,7 +15,6 @@ from mllm4d.qa.generate import Candidate
 from mllm4d.schema import Question, Sample
 from mllm4d.shards import Shard, write_shards
 
-
 NEED_SOLUTION = ("r1",)
 """Splits whose questions are rewarded for their centres, so that those must be known at both anchors."""
 
