@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mllm4d.curate.worker import read_sample, read_staged
-from mllm4d.qa.balance import balance
+from mllm4d.qa.balance import LeakFree
+from mllm4d.qa.bins import count_bins
 from mllm4d.qa.blind import score_blind
 from mllm4d.qa.generate import Candidate
-from mllm4d.schema import Question, Sample
+from mllm4d.qa.options import Balanced, OptionMaker
+from mllm4d.qa.twins import Kind, balance_twins, twin_key
+from mllm4d.schema import Question
 from mllm4d.shards import Shard, write_shards
 
 NEED_SOLUTION = ("r1",)
@@ -38,70 +40,78 @@ class Merged:
     blind: Mapping[str, Mapping[str, float | int]]
 
 
-def merge(
-    members: Mapping[str, Sequence[str]],
-    staging: Path,
-    folder: Path,
-    per_clip: int,
-    ratio: float,
-    seed: int,
-    clips_per_shard: int,
-) -> Merged:
-    """Choose the questions of every split and write its shards.
+@dataclass(frozen=True)
+class Merge:
+    """How questions are chosen and written.
 
-    Args:
-        members: Split to the keys of its finished clips, in the order in which they shall stand.
-        staging: Where the clips wait.
-        folder: Where the shards go; it exists.
-        per_clip: As in ``balance``.
-        ratio: As in ``balance``.
-        seed: As in ``balance``.
+    Attributes:
+        staging: Where the finished clips wait.
+        options: Makes questions of candidates.
+        twins: Split to the symmetric twins that its clips get.
+        per_clip: As in ``OptionMaker``.
+        ratio: As in ``OptionMaker``.
+        seed: As in ``OptionMaker``.
         clips_per_shard: Clips in a shard.
-
-    Returns:
-        What was written.
     """
-    shards: list[Shard] = []
-    counts, filters = {}, Counter[str]()
-    asked: list[Question] = []
-    folds: list[int] = []
-    for split, keys in members.items():
+
+    staging: Path
+    options: OptionMaker
+    twins: Mapping[str, Sequence[Kind]]
+    per_clip: int
+    ratio: float
+    seed: int
+    clips_per_shard: int
+
+    def __call__(self, members: Mapping[str, Sequence[str]], folder: Path) -> Merged:
+        """Choose the questions of every split and write its shards.
+
+        Args:
+            members: Split to the keys of its finished clips, in the order in which they shall stand.
+            folder: Where the shards go; it exists.
+        """
+        shards: list[Shard] = []
+        counts, filters = {}, Counter[str]()
+        asked: list[Question] = []
+        folds: list[int] = []
+        for split, keys in members.items():
+            kinds = self.twins.get(split, ())
+            made = self._choose(split, keys, kinds, filters)
+            questions = [question for balanced in made for question in balanced.questions]
+            by_clip: dict[str, list[Question]] = defaultdict(list)
+            for question in questions:
+                by_clip[question.id.rsplit("/", 1)[0]].append(question)
+            filters["clip without a question"] += sum(key not in by_clip for key in keys)
+            counts[split] = dict(Counter(question.task for question in questions))
+            asked += questions
+            folds += [fold for balanced in made for fold in balanced.folds]
+            order = [name for key in keys for name in (key, *(twin_key(kind, key) for kind in kinds))]
+            samples = (read_sample(self.staging, key, tuple(by_clip[key])) for key in order if key in by_clip)
+            shards += write_shards(samples, folder, split, self.clips_per_shard)
+        return Merged(shards, counts, count_bins(asked), dict(sorted((+filters).items())), score_blind(asked, folds))
+
+    def _choose(self, split: str, keys: Sequence[str], kinds: Sequence[Kind], filters: Counter[str]) -> list[Balanced]:
+        """The questions about the clips themselves, then those about each kind of twin."""
+        balanced = self.options(self._read(split, keys, filters), self.per_clip, self.ratio, self.seed)
+        made = [balanced]
+        for kind in kinds:
+            twins = self._read(split, [twin_key(kind, key) for key in keys], filters)
+            # The leak-free maker's caps on tasks and distances were applied to the originals.
+            options = None if isinstance(self.options, LeakFree) else self.options
+            made.append(balance_twins(balanced.questions, twins, self.per_clip, self.ratio, self.seed, options))
+        for one in made:
+            filters.update(one.dropped)
+        return made
+
+    def _read(self, split: str, keys: Sequence[str], filters: Counter[str]) -> list[Candidate]:
         found: list[Candidate] = []
         for key in keys:
-            clip = read_staged(staging, key)
+            clip = read_staged(self.staging, key)
             solved = [c for c in clip.candidates if split not in NEED_SOLUTION or _solved(c)]
+            filters.update(clip.dropped)
             filters[f"split {split!r}: no solution"] += len(clip.candidates) - len(solved)
             found += solved
-            filters.update(clip.dropped)
-        balanced = balance(found, per_clip, ratio, seed)
-        filters.update(balanced.dropped)
-        by_clip: dict[str, list[Question]] = defaultdict(list)
-        for question in balanced.questions:
-            by_clip[question.id.rsplit("/", 1)[0]].append(question)
-        filters["clip without a question"] += len(keys) - len(by_clip)
-        counts[split] = dict(Counter(question.task for question in balanced.questions))
-        asked += balanced.questions
-        folds += balanced.folds
-        shards += write_shards(_samples(keys, by_clip, staging), folder, split, clips_per_shard)
-    return Merged(shards, counts, _answers(asked), dict(sorted((+filters).items())), score_blind(asked, folds))
+        return found
 
 
 def _solved(candidate: Candidate) -> bool:
     return candidate.object is None or candidate.solution["object_center"] is not None
-
-
-def _answers(asked: Sequence[Question]) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
-    for task in dict.fromkeys(question.task for question in asked):
-        values = [question.answer_value for question in asked if question.task == task]
-        words = Counter(value for value in values if isinstance(value, str))
-        octaves = Counter(math.floor(2 * math.log2(value)) for value in values if not isinstance(value, str) and value)
-        lengths = {f"{2 ** (k / 2):.2g} to {2 ** ((k + 1) / 2):.2g} m": octaves[k] for k in sorted(octaves)}
-        table[task] = dict(sorted(words.items())) | lengths
-    return table
-
-
-def _samples(keys: Sequence[str], by_clip: Mapping[str, list[Question]], staging: Path) -> Iterator[Sample]:
-    for key in keys:
-        if key in by_clip:
-            yield read_sample(staging, key, tuple(by_clip[key]))

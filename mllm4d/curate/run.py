@@ -18,7 +18,7 @@ from mllm4d.curate.depth import DepthEstimator
 from mllm4d.curate.describe import describe
 from mllm4d.curate.executors import Executor, InThisProcess, LocalProcesses, RayTasks
 from mllm4d.curate.finder import ObjectFinder
-from mllm4d.curate.merge import merge
+from mllm4d.curate.merge import Merge
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.quality import Quality
 from mllm4d.curate.report import sample_keys, write_report
@@ -26,7 +26,10 @@ from mllm4d.curate.sources.base import Source
 from mllm4d.curate.splits import assign_splits
 from mllm4d.curate.summary import print_summary
 from mllm4d.curate.worker import ClipJob, read_cloud
+from mllm4d.qa.balance import LeakFree
 from mllm4d.qa.judge import Margins
+from mllm4d.qa.options import OptionMaker
+from mllm4d.qa.twins import Kind
 from mllm4d.schema import InputError, UnfinishedError
 from mllm4d.shards import read_index, write_index
 
@@ -50,6 +53,9 @@ class Curation:
         finder: Finds objects where the source has none.
         quality: Filters pixels, tracks and clips that cannot be trusted; None trusts all.
         margins: When an answer is clear enough to be asked for.
+        options: Makes questions of what was measured: options that give nothing away, or the paper's
+            (``mllm4d.qa.paper.PaperOptions``).
+        twins: Split to the symmetric twins ("mirror", "reverse") that its clips get, with rightly changed answers.
         pairs: Pairs of time anchors looked at in a clip: first and last frame, then random ones.
         per_clip: At most so many questions of one task about one clip.
         splits: Share of the clips in each split, by whole source videos; every split gets at least one video where
@@ -73,6 +79,8 @@ class Curation:
     finder: ObjectFinder | None = None
     quality: Quality | None = field(default_factory=Quality)
     margins: Margins = field(default_factory=Margins)
+    options: OptionMaker = field(default_factory=LeakFree)
+    twins: Mapping[str, Sequence[Kind]] = field(default_factory=dict)
     pairs: int = 12
     per_clip: int = 4
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "r1": 0.1, "val": 0.1, "test": 0.1})
@@ -110,6 +118,7 @@ class Curation:
             self.quality,
             self.margins,
             self.pairs,
+            tuple(dict.fromkeys(kind for kinds in self.twins.values() for kind in kinds)),
             self.video_quality,
             self.seed,
             staging.absolute(),
@@ -174,9 +183,16 @@ class Curation:
         splits = assign_splits({key: self.source.video(key) for key in keys}, self.splits, self.seed)
         try:
             folder.mkdir()
-            merged = merge(
-                splits.members, staging, folder, self.per_clip, self.margins.ladder, self.seed, self.clips_per_shard
+            merge = Merge(
+                staging,
+                self.options,
+                self.twins,
+                self.per_clip,
+                self.margins.ladder,
+                self.seed,
+                self.clips_per_shard,
             )
+            merged = merge(splits.members, folder)
             if not merged.shards:
                 raise InputError(
                     f"{self.out}: no question is left of {len(keys)} clips; dropped: {dict(merged.filters)}"

@@ -13,6 +13,7 @@ from mllm4d.curate.boxes import track_from_boxes
 from mllm4d.curate.depth import Depth, DepthEstimator
 from mllm4d.curate.filters.clip import frames_text
 from mllm4d.curate.finder import ObjectFinder
+from mllm4d.curate.naming import tell_apart
 from mllm4d.curate.objects import track_from_mask
 from mllm4d.curate.odometry import Odometry
 from mllm4d.curate.quality import Quality
@@ -74,7 +75,9 @@ def build_scene(
         if quality:
             measured, pixels = quality.clean(clip, measured, masks)
             dropped["depth pixel: mask_boundary"] += pixels["mask_boundary"]
-    tracks = _tracks(clip, masks, measured, camera)
+    size = clip.frames.shape[1], clip.frames.shape[2]
+    tracks, unclear = tell_apart(_tracks(clip, masks, measured, camera), camera, size, clip.times)
+    dropped.update({f"track: {reason}": count for reason, count in unclear.items()})
     if quality:
         tracks, frames = quality.clean_tracks(tracks, camera, clip.times)
         dropped.update({f"track: {reason}": count for reason, count in frames.items()})
@@ -88,7 +91,7 @@ def _tracks(clip: Clip, masks: Sequence[Mask], depth: Depth | None, camera: Came
     if clip.tracks is not None:
         return clip.tracks
     boxes = [track_from_boxes(box, camera) for box in clip.boxes]
-    return boxes + ([track_from_mask(mask, depth, camera) for mask in masks] if depth else [])
+    return boxes + ([track_from_mask(mask, clip, depth, camera) for mask in masks] if depth else [])
 
 
 def _given(clip: Clip, world_to_camera: Tensor) -> Camera:

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mllm4d.curate.depth import DepthEstimator
 from mllm4d.curate.finder import ObjectFinder
@@ -22,7 +24,8 @@ from mllm4d.curate.scene import build_scene
 from mllm4d.curate.sources.base import Source
 from mllm4d.qa.generate import Candidate, candidates
 from mllm4d.qa.judge import Margins
-from mllm4d.schema import Cloud, InputError, Question, Sample, UnfinishedError
+from mllm4d.qa.twins import Kind, twin_candidates, twin_frames, twin_key, twin_scene
+from mllm4d.schema import Cloud, InputError, Question, Sample, Scene, UnfinishedError
 from mllm4d.video import encode
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -40,6 +43,7 @@ class ClipJob:
         quality: Quality filters, or None.
         margins: When an answer is clear enough.
         pairs: Pairs of anchors to look at in a clip.
+        twins: Symmetric twins that are made of a clip as well.
         video_quality: As in ``mllm4d.video.encode``.
         seed: Of the whole run; each clip draws from it and its key.
         staging: Folder where finished clips wait.
@@ -52,6 +56,7 @@ class ClipJob:
     quality: Quality | None
     margins: Margins
     pairs: int
+    twins: tuple[Kind, ...]
     video_quality: int
     seed: int
     staging: Path
@@ -90,13 +95,24 @@ class ClipJob:
         digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         found, dropped = candidates(key, scene, self.margins, self.pairs, generator)
+        for kind in self.twins:
+            twins, left_out = twin_candidates(kind, key, scene, found, self.margins, clip.frames.shape[2])
+            twin = twin_scene(kind, scene, clip.frames.shape[2])
+            twin = replace(twin, provenance={**scene.provenance, "twin": {"of": key, "kind": kind}})
+            self._put(twin_key(kind, key), twin_frames(kind, clip.frames), twin, twins, left_out)
+        dropped.update(scene.quality.get("dropped", {}))
+        # Last, because it says that the clip is finished.
+        self._put(key, clip.frames, scene, found, dropped)
+
+    def _put(self, key: str, frames: Tensor, scene: Scene, found: Sequence[Candidate], dropped: Counter[str]) -> None:
+        """Put a clip aside."""
         content = {
             "scene": scene.to_dict(),
             "candidates": [asdict(c) for c in found],
             "dropped": dict(dropped),
             "cloud": _cloud(scene.cloud),
         }
-        _write(self.staging / f"{key}.mp4", encode(clip.frames, clip.times, self.video_quality))
+        _write(self.staging / f"{key}.mp4", encode(frames, scene.times, self.video_quality))
         _write(self.staging / f"{key}.json", json.dumps(content).encode())
 
 
@@ -112,10 +128,7 @@ class StagedClip:
 def read_staged(staging: Path, key: str) -> StagedClip:
     """Read a finished clip's candidates."""
     content = _read(staging, key)
-    found = tuple(
-        Candidate(**{**entry, "anchors": tuple(entry["anchors"]), "times": tuple(entry["times"])})
-        for entry in content["candidates"]
-    )
+    found = tuple(map(Candidate.from_dict, content["candidates"]))
     return StagedClip(key, found, content["dropped"])
 
 

@@ -130,14 +130,18 @@ def sentences() -> Iterator[str]:
     for k, (task, wordings) in itertools.product(range(24), prompts.WORDINGS.items()):
         for n, wording in enumerate(wordings):
             number = 1 + (37 * k + 11 * n) % 97
+            scale = 1 if n % 2 else 0.05
             times = {"i": prompts.seconds(number / 16), "j": prompts.seconds(number / 4)}
             yield wording.format(**times, name=names[(7 * k + n) % len(names)])
-            options = prompts.LABELS.get(task) or [prompts.metres(number / d) for d in (4, 6, 9, 13.5)]
+            options = prompts.LABELS.get(task) or prompts.distances([scale * number / d for d in (4, 6, 9, 13.5)])
             yield "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", options, strict=False))
             yield " " + " ".join(options)
     yield from (prompts.LETTER_INSTRUCTION, prompts.TEXT_INSTRUCTION, prompts.REASONING_INSTRUCTION, prompts.REASONING)
     yield "user\nassistant\nsystem\n<0.4 seconds><1.2 seconds>"
+    yield from itertools.chain.from_iterable(prompts.REASONING_STEPS.values())
+    yield from prompts.EVIDENCE.values()
     yield from (f" {name}" for name in names)
+    yield from (f"the {name}" for name in names)
 
 
 def build_tokenizer() -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
+from mllm4d.prompts import read_distance
 from mllm4d.schema import Question
 
 SHRINKAGE = 10
@@ -17,7 +19,7 @@ Solver = Callable[[Question], str | None]
 
 def numeric_options(question: Question) -> dict[str, float] | None:
     """The options as metres, or None for a question in words."""
-    return None if question.unit is None else {k: float(text.split()[0]) for k, text in question.options.items()}
+    return None if question.unit is None else {k: read_distance(text) for k, text in question.options.items()}
 
 
 def median_option(fit: Sequence[Question]) -> Solver:
@@ -60,10 +62,12 @@ def option_prior(fit: Sequence[Question]) -> Solver:
         right[_bucket(question, question.answer)] += 1
 
     def solve(question: Question) -> str:
-        def rate(letter: str) -> float:
+        def rate(letter: str) -> tuple[float, str]:
             bucket = _bucket(question, letter)
-            # Imagined questions at chance keep rare buckets from winning by luck.
-            return (right[bucket] + SHRINKAGE / len(question.options)) / (offered[bucket] + SHRINKAGE)
+            # Imagined questions at chance keep rare buckets from winning by luck. A tie is broken by the option's text,
+            # not its letter: the same options then give the same answer, which a balanced group has right once.
+            share = (right[bucket] + SHRINKAGE / len(question.options)) / (offered[bucket] + SHRINKAGE)
+            return share, question.options[letter]
 
         return max(question.options, key=rate)
 
@@ -84,13 +88,43 @@ def time_gap(fit: Sequence[Question]) -> Solver:
         values = numeric_options(question)
         if values is None:
             usual = words.get(_gap(question), Counter())
-            return max(question.options, key=lambda letter: usual[question.options[letter]]) if usual else None
+            texts = question.options
+            return max(texts, key=lambda letter: (usual[texts[letter]], texts[letter])) if usual else None
         guesses = sorted(distances.get(_gap(question), ()))
         if not guesses:
             return None
         return min(values, key=lambda letter: abs(math.log(values[letter]) - guesses[len(guesses) // 2]))
 
     return solve
+
+
+def wording_prior(fit: Sequence[Question]) -> Solver:
+    """Guess from the words of the question, names and times among them, by naive Bayes over the sizes and texts."""
+    prior = Counter[tuple[str, str]](_bucket(question, question.answer) for question in fit)
+    totals = Counter[str](question.task for question in fit)
+    common, given = Counter[tuple[str, str]](), Counter[tuple[str, str, str]]()
+    for question in fit:
+        for word in _words(question):
+            common[question.task, word] += 1
+            given[(*_bucket(question, question.answer), word)] += 1
+
+    def solve(question: Question) -> str:
+        def evidence(letter: str) -> tuple[float, str]:
+            bucket = _bucket(question, letter)
+            score = 0.0
+            for word in _words(question):
+                if usual := common[question.task, word] / max(1, totals[question.task]):
+                    rate = (given[(*bucket, word)] + SHRINKAGE * usual) / (prior[bucket] + SHRINKAGE)
+                    score += math.log(rate / usual)
+            return score, question.options[letter]
+
+        return max(question.options, key=evidence)
+
+    return solve
+
+
+def _words(question: Question) -> set[str]:
+    return set(re.findall(r"\w+(?:\.\d+)?", question.question.lower()))
 
 
 def _gap(question: Question) -> tuple[str, int]:
@@ -102,7 +136,7 @@ def _bucket(question: Question, letter: str) -> tuple[str, str]:
     return question.task, question.options[letter] if values is None else f"{round(4 * math.log2(values[letter]))}"
 
 
-SOLVERS = (median_option, smallest_plausible, most_frequent_letter, option_prior, time_gap)
+SOLVERS = (median_option, smallest_plausible, most_frequent_letter, option_prior, time_gap, wording_prior)
 
 
 def score_blind(questions: Sequence[Question], folds: Sequence[int]) -> dict[str, dict[str, float | int]]:

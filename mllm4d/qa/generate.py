@@ -33,6 +33,9 @@ class Candidate:
         object: The object's id, or None.
         name: The object's name, or None.
         solution: As in ``Question``.
+        measured: The measured relation: [1] metres (signed for a change of distance), or [3] metres in the axes that
+            the relation says.
+        original: For a twin (``mllm4d.qa.twins``): the anchors of the candidate that it is the twin of.
     """
 
     clip: str
@@ -45,6 +48,15 @@ class Candidate:
     object: int | None
     name: str | None
     solution: Mapping[str, Any]
+    measured: tuple[float, ...] = ()
+    original: tuple[int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Candidate:
+        """What ``dataclasses.asdict`` and JSON made of a candidate, back again."""
+        pairs = {key: tuple(entry[key]) for key in ("anchors", "times", "measured")}
+        original = entry["original"]
+        return cls(**{**entry, **pairs, "original": None if original is None else tuple(original)})
 
 
 def measure(scene: Scene, i: int, j: int, percentile: float = 0.0) -> Iterator[Relation]:
@@ -80,7 +92,7 @@ def measure(scene: Scene, i: int, j: int, percentile: float = 0.0) -> Iterator[R
         near_i, near_j = track.points[i], track.points[j]
         if len(near_j):
             value = relations.object_camera_absolute_distance(pose_i, near_j, percentile)
-            # Swung around camera j, a point's distance to camera i changes by no more than their distance times the angle.
+            # Swung around camera j, a point's distance to camera i changes by at most the angle times the cameras' own.
             sigma = float(difference_sigma(track.surface_sigma[j], camera, turn * went))
             yield Relation(TASKS[4], value, sigma, track)
         if len(near_i) and len(near_j):
@@ -136,22 +148,47 @@ def candidates(
             if isinstance(answer, str):
                 dropped[f"{relation.task}: {answer}"] += 1
                 continue
-            track = relation.track
-            found.append(
-                Candidate(
-                    clip=key,
-                    task=relation.task,
-                    value=None if answer[0] is None else round(answer[0], 4),
-                    label=answer[1],
-                    sigma=round(relation.sigma, 5),
-                    anchors=(i, j),
-                    times=(float(scene.times[i]), float(scene.times[j])),
-                    object=track.id if track else None,
-                    name=track.name if track else None,
-                    solution=_solution(scene, track, i, j),
-                )
-            )
+            found.append(make_candidate(key, scene, relation, answer, (i, j)))
     return found, dropped
+
+
+def make_candidate(
+    key: str,
+    scene: Scene,
+    relation: Relation,
+    answer: tuple[float | None, str | None],
+    anchors: tuple[int, int],
+    original: tuple[int, int] | None = None,
+) -> Candidate:
+    """Write down one clear answer.
+
+    Args:
+        key: The clip's key.
+        scene: Its scene.
+        relation: What was measured between the anchors.
+        answer: What ``judge`` made of it.
+        anchors: Frame indices (i, j).
+        original: As in ``Candidate``.
+
+    Returns:
+        The candidate, in figures to 0.1 mm.
+    """
+    (i, j), track = anchors, relation.track
+    value, label = answer
+    return Candidate(
+        clip=key,
+        task=relation.task,
+        value=None if value is None else round(value, 4),
+        label=label,
+        sigma=round(relation.sigma, 5),
+        anchors=anchors,
+        times=(float(scene.times[i]), float(scene.times[j])),
+        object=track.id if track else None,
+        name=track.name if track else None,
+        solution=_solution(scene, track, i, j),
+        measured=tuple(round(v, 4) + 0.0 for v in relation.value.reshape(-1).tolist()),
+        original=original,
+    )
 
 
 def _solution(scene: Scene, track: Track | None, i: int, j: int) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mllm4d.prompts import LABELS
-from mllm4d.schema import Track
+from mllm4d.schema import InputError, Track
+
+OWN_MOTION = ("object_absolute_distance", "object_relative_direction")
+"""Tasks that take for granted that the object itself moves: one that stands still in the world is not asked about."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,20 @@ class Margins:
     change: float = 0.4
     still: float = 0.1
     percentile: float = 0.0
+
+    def __post_init__(self) -> None:
+        def check(key: str, good: bool, expected: str) -> None:
+            if not good:
+                raise InputError(f"Margins: {key} must be {expected}, not {getattr(self, key)}")
+
+        check("sigmas", 0 <= self.sigmas < math.inf, "a number of standard deviations, not negative")
+        check("ladder", 1 < self.ladder < math.inf, "a ratio greater than 1")
+        good = len(self.distance) == 2 and 0 <= self.distance[0] < self.distance[1]
+        check("distance", good, "two lengths in metres, the shorter first")
+        check("displacement", self.displacement >= 0, "in metres, not negative")
+        check("dominance", self.dominance >= 0, "a ratio, not negative")
+        check("still", 0 <= self.still <= self.change, f"in metres, from 0 to 'change' ({self.change})")
+        check("percentile", 0 <= self.percentile <= 100, "from 0 to 100")
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,10 @@ def judge(relation: Relation, margins: Margins) -> tuple[float | None, str | Non
     """
     if not math.isfinite(relation.sigma):
         return "no sigma"
+    if not bool(relation.value.isfinite().all()):
+        return "not measured"
+    if relation.task in OWN_MOTION and relation.track is not None and relation.track.moving is False:
+        return "object stands still"
     if relation.task == "object_camera_relative_distance":
         return _judge_change(float(relation.value), relation.sigma, margins)
     if relation.task.endswith("direction"):
@@ -92,8 +113,8 @@ def _judge_direction(relation: Relation, margins: Margins) -> tuple[None, str] |
     noise = margins.sigmas * relation.sigma
     if longest < margins.displacement + noise:
         return "no clear motion"
-    # Both lengths err: their difference has sqrt(2) times the sigma of one.
-    if longest - max(other, abs(along_y)) * margins.dominance < noise * math.sqrt(2):
+    # Both lengths err: a - d b has sqrt(1 + d^2) times the sigma of one.
+    if longest - max(other, abs(along_y)) * margins.dominance < noise * math.hypot(1, margins.dominance):
         return "no dominant axis"
     left, right, forward, backward = LABELS[relation.task]
     if relation.task == "object_camera_relative_direction":

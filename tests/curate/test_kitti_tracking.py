@@ -425,6 +425,7 @@ def test_a_clip_becomes_a_staged_scene(real_data, tmp_path):
         quality=Quality(),
         margins=Margins(),
         pairs=12,
+        twins=(),
         video_quality=30,
         seed=0,
         staging=tmp_path,

@@ -150,3 +150,50 @@ def test_the_index_records_how_to_do_it_again(made):
     assert config["source"]["init_args"]["width"] == 64
     assert "workers" not in config
     assert "out" not in config
+
+
+def test_splits_are_three_products_of_different_videos(made):
+    index = read_index(made)
+    assert index.notes["split_by"] == "video"
+    assert index.notes["products"] == {"sft": ["train", "val"], "r1": ["r1"], "bench": ["test"]}
+    for shard in index.split("r1"):
+        for sample in read_shard(made / shard.path):
+            for question in sample.questions:
+                assert question.solution["camera_center"]
+                assert question.object is None or question.solution["object_center"]
+
+
+def test_twins_share_the_split_and_have_rightly_changed_answers(tmp_path):
+    twins = {"train": ["mirror"], "test": ["mirror", "reverse"]}
+    out = curation(tmp_path / "out", splits={"train": 0.6, "test": 0.4}, twins=twins).run()
+    swapped = {"left": "right", "right": "left"}
+    turned = {"closer": "farther", "farther": "closer"}
+    counted = Counter()
+    for split in ("train", "test"):
+        samples = {s.key: s for shard in read_index(out).split(split) for s in read_shard(out / shard.path)}
+        known = {question.id: question for sample in samples.values() for question in sample.questions}
+        for key, sample in samples.items():
+            if "twin" not in sample.scene["provenance"]:
+                continue
+            kind = key.rsplit("-", 1)[1]
+            assert kind in twins[split]
+            original = samples[key.removesuffix(f"-{kind}")]
+            frames, twin = decode(original.video)[0].int(), decode(sample.video)[0].int()
+            # Two codings of one film differ by a few grey levels.
+            assert (frames.flip(2 if kind == "mirror" else 0) - twin).abs().float().mean() < 4
+            for question in sample.questions:
+                source = known[question.id.replace(f"-{kind}", "")]
+                assert (question.task, question.object) == (source.task, source.object)
+                value = source.answer_value
+                if kind == "mirror":
+                    expected = swapped.get(value, value)
+                elif question.task == "object_camera_relative_distance":
+                    expected = turned.get(value, value)
+                elif question.task in ("camera_absolute_distance", "object_absolute_distance"):
+                    expected = value
+                else:
+                    continue
+                assert question.answer_value == (expected if isinstance(expected, str) else pytest.approx(expected))
+                counted[kind, split] += 1
+    assert counted["mirror", "train"] > 20
+    assert counted["reverse", "test"] > 3

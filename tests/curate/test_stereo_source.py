@@ -219,11 +219,7 @@ def without(key):
             r"calib\.json.*'baseline'",
         ),
         (lambda f: (f / "calib.json").write_text(json.dumps({**CALIBRATION, "baseline": -1})), "'baseline'.*positive"),
-        (lambda f: (f / "calib.json").write_text(json.dumps({**CALIBRATION, "cx": 90.0})), "another resolution"),
         (lambda f: (f / "calib.json").write_text(json.dumps(without("fps"))), "no frame rate"),
-        (lambda f: Image.new("RGB", (60, 48)).save(f / "right" / "000003.png"), r"000003\.png.*60x48.*64x48"),
-        (lambda f: Image.new("I;16", (64, 48)).save(f / "right" / "000003.png"), r"000003\.png.*8-bit"),
-        (lambda f: (f / "right" / "000003.png").write_text("no image"), r"000003\.png.*image"),
         (lambda f: (f / "right" / "000003.png").unlink(), "7 frames.*6"),
         (lambda f: (f / "right" / "000003.png").rename(f / "right" / "000009.png"), r"000003\.png.*000004\.png"),
         (lambda f: shutil.rmtree(f / "right"), r"right.*missing"),
@@ -231,12 +227,6 @@ def without(key):
         (lambda f: shutil.rmtree(f / "left"), "holds no stereo video"),
         (lambda f: shutil.rmtree(f), "no such folder"),
         (lambda f: write_poses(f, 6), r"poses\.txt.*expected 7 poses.*found 6"),
-        (
-            lambda f: write_poses(f, 7, lambda lines: [*lines[:3], "nan " * 12, *lines[4:]]),
-            r"poses\.txt, line 4.*finite",
-        ),
-        (lambda f: write_poses(f, 7, lambda lines: [*lines[:3], "1 2 3", *lines[4:]]), r"poses\.txt, line 4.*12"),
-        (lambda f: write_poses(f, 7, lambda lines: ["2 0 0 0 0 2 0 0 0 0 2 0", *lines[1:]]), r"line 1.*rotation"),
         (lambda f: (f / "times.txt").write_text("0 \n0.1\n0.1\n0.3\n0.4\n0.5\n0.6"), r"times\.txt.*increase"),
         (lambda f: (f / "times.txt").write_text("0\n1"), r"times\.txt.*expected 7"),
     ],
@@ -247,6 +237,53 @@ def test_what_is_wrong_is_named_before_anything_is_decoded(tmp_path, spoil, mess
     spoil(folder)
     with pytest.raises(InputError, match=message):
         StereoFolder(str(folder)).keys()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: Image.new("RGB", (60, 48)).save(f / "right" / "000003.png"), r"000003\.png.*60x48.*64x48"),
+        (lambda f: Image.new("I;16", (64, 48)).save(f / "right" / "000003.png"), r"000003\.png.*8-bit"),
+        (lambda f: (f / "right" / "000003.png").write_text("no image"), r"000003\.png.*image"),
+        (
+            lambda f: write_poses(f, 7, lambda lines: [*lines[:3], "nan " * 12, *lines[4:]]),
+            r"poses\.txt, line 4.*finite",
+        ),
+        (lambda f: write_poses(f, 7, lambda lines: [*lines[:3], "1 2 3", *lines[4:]]), r"poses\.txt, line 4.*12"),
+        (
+            lambda f: write_poses(f, 7, lambda lines: [*lines[:3], "2 0 0 0 0 2 0 0 0 0 2 0", *lines[4:]]),
+            r"line 4.*rotation",
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_frame_is_its_clips_trouble_alone(tmp_path, spoil, message):
+    folder = make_folder(tmp_path / "street")
+    spoil(folder)
+    source = StereoFolder(str(folder), clip_frames=3)
+    assert source.keys() == ["street-0000", "street-0001", "street-0002"]
+    assert len(source.load("street-0000").frames) == 3
+    assert len(source.load("street-0002").frames) == 2
+    with pytest.raises(InputError, match=message):
+        source.load("street-0001")
+
+
+def test_a_calibration_of_another_resolution_is_named(tmp_path):
+    folder = make_folder(tmp_path / "street")
+    (folder / "calib.json").write_text(json.dumps({**CALIBRATION, "cx": 90.0}))
+    with pytest.raises(InputError, match="another resolution"):
+        StereoFolder(str(folder)).load("street-0000")
+
+
+def test_an_unusable_video_among_others_is_one_bad_clip(tmp_path):
+    for name in ("a", "b", "c"):
+        make_folder(tmp_path / name)
+    (tmp_path / "b" / "calib.json").write_text(json.dumps({**CALIBRATION, "baseline": 0}))
+    source = StereoFolder(str(tmp_path), clip_frames=4)
+    assert source.keys() == ["a-0000", "a-0001", "b-0000", "c-0000", "c-0001"]
+    assert source.video("c-0001") == "c"
+    assert source.load("c-0001").video == "c"
+    with pytest.raises(InputError, match=r"calib\.json.*'baseline' must be a positive number \(metres\), not 0"):
+        source.load("b-0000")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ def random_scene(seed, frames=8, objects=3, sigma=0.0):
         surface = 0.4 * torch.nn.functional.normalize(torch.randn(50, 3, generator=g, dtype=torch.float64), dim=-1)
         points = tuple(center + surface for center in centers)
         sigmas = torch.full((frames,), sigma, dtype=torch.float64)
-        tracks.append(Track(k + 1, name, centers, sigmas, sigmas, sigmas, points, bool((centers[0] != centers[-1]).any())))
+        tracks.append(
+            Track(k + 1, name, centers, sigmas, sigmas, sigmas, points, bool((centers[0] != centers[-1]).any()))
+        )
     poses = rebase(invert(camera_to_world))
     zeros = torch.zeros(frames, dtype=torch.float64)
     camera = Camera(INTRINSICS, poses, zeros, zeros)

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from mllm4d.prompts import LABELS
-from mllm4d.qa.balance import balance
+from mllm4d.qa.balance import LeakFree, balance
+from mllm4d.qa.bins import distance_bin
 from mllm4d.qa.blind import numeric_options, score_blind
 from mllm4d.qa.generate import candidates
 from mllm4d.qa.judge import Margins
+from mllm4d.schema import InputError
 from tests.qa.scenes import random_scene
 
 
@@ -110,18 +112,42 @@ def test_both_folds_are_balanced(found):
             assert len({counts[task, label] for label in labels}) == 1
 
 
-def test_the_papers_scheme_would_leak():
-    # The same solver on the paper's distractors: the published 63.9 % shows that the solver has teeth.
-    from random import Random
+def test_questions_and_drops_add_up(found):
+    made = balance(found, 6, 1.5, 0)
+    assert len(made.questions) + sum(made.dropped.values()) == len(found)
+    assert {task: sum(table.values()) for task, table in made.bins.items()} == Counter(q.task for q in made.questions)
+    assert made.bins["camera_relative_direction"]["left"] == made.bins["camera_relative_direction"]["right"]
 
-    from mllm4d.qa.options import paper_options
 
-    random, right = Random(0), 0
-    for _ in range(4000):
-        values = paper_options(random.uniform(0.5, 10), random)
-        inside = [sum(0.25 * v <= other <= 1.75 * v for other in values) for v in values]
-        right += min(range(4), key=lambda k: (-inside[k], values[k])) == 0
-    assert right / 4000 == pytest.approx(0.639, abs=0.03)
+def test_no_distance_and_no_task_fills_the_data_set(found):
+    free = balance(found, 6, 1.5, 0, None, None)
+    assert not any("full" in reason for reason in free.dropped)
+    even = LeakFree(bin_factor=1.0, task_factor=1.0)(found, 6, 1.5, 0)
+    assert any("distance bin full" in reason for reason in even.dropped)
+    for task in ("camera_absolute_distance", "object_absolute_distance", "object_camera_absolute_distance"):
+        before, after = (
+            Counter(distance_bin(q.answer_value) for q in made.questions if q.task == task) for made in (free, even)
+        )
+        assert max(after.values()) <= sorted(before.values())[len(before) // 2]
+    counts = Counter(q.task for q in even.questions)
+    assert max(counts.values()) <= sorted(counts.values())[3]
+    with pytest.raises(InputError, match="LeakFree: bin_factor must be greater than 0"):
+        LeakFree(bin_factor=0)
+
+
+def test_the_default_caps_cost_little(found):
+    # Measured: 7,970 of 8,603 questions are left, and 943 of 979 on 60 clips of the synthetic world.
+    assert len(balance(found, 6, 1.5, 0).questions) > 0.9 * len(balance(found, 6, 1.5, 0, None, None).questions)
+
+
+def test_a_single_clip_still_gives_questions():
+    counts = []
+    for seed in range(10):
+        found = candidates("only", random_scene(seed), Margins(), 28, torch.Generator().manual_seed(seed))[0]
+        counts.append(len(balance(found, 8, 1.5, 0).questions))
+        assert counts[-1] == len(balance(found, 8, 1.5, 0, None, None).questions)
+    # 78 when this was written; one of the ten scenes stands almost still.
+    assert sum(counts) >= 60
 
 
 def test_order_of_candidates_does_not_matter_and_seed_does(found, questions):

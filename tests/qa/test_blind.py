@@ -1,5 +1,7 @@
 """Solvers against questions made so that one of them sees through."""
 
+from dataclasses import replace
+
 from mllm4d.qa import blind
 from mllm4d.schema import Question
 
@@ -59,4 +61,30 @@ def test_table_by_hand():
         "most_frequent_letter": 0.75,
         "option_prior": 0.25,
         "time_gap": 0.25,
+        # No words: of texts in a tie the last of the alphabet is taken, which is "right".
+        "wording_prior": 0.0,
     }
+
+
+def test_centimetres_are_metres():
+    options = {"A": "53 cm", "B": "80 cm", "C": "120 cm", "D": "1.8 m"}
+    question = replace(words("A"), options=options, unit="m", answer_value=0.53)
+    assert blind.numeric_options(question) == {"A": 0.53, "B": 0.8, "C": 1.2, "D": 1.8}
+
+
+def test_wording_prior_learns_from_names():
+    def about(name, answer):
+        return replace(words(answer), question=f"Where did the {name} go?")
+
+    solve = blind.wording_prior([about("car", "A"), about("dog", "B")] * 5)
+    assert solve(about("car", "D")) == "A"
+    assert solve(about("dog", "D")) == "B"
+
+
+def test_ties_are_broken_by_what_an_option_says_and_not_by_its_letter():
+    swapped = {"A": "backward", "B": "forward", "C": "right", "D": "left"}
+    fit = [words(letter) for letter in "ABCD"]
+    for build in (blind.option_prior, blind.time_gap, blind.wording_prior):
+        solve = build(fit)
+        one, other = words("A"), replace(words("A"), options=swapped)
+        assert one.options[solve(one)] == other.options[solve(other)]

@@ -1,12 +1,13 @@
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from mllm4d.geometry.pose import center
 from mllm4d.prompts import LABELS
-from mllm4d.qa.generate import anchor_pairs, candidates, measure
+from mllm4d.qa.generate import Candidate, anchor_pairs, candidates, measure
 from mllm4d.qa.judge import Margins
 from mllm4d.schema import TASKS
 from tests.qa.scenes import random_scene
@@ -73,3 +74,21 @@ def test_labels_and_solutions_fit_the_scene():
         if candidate.object is not None:
             track = scene.objects[candidate.object - 1]
             assert candidate.solution["object_center"][0] == pytest.approx(track.centers[i].tolist(), abs=1e-3)
+
+
+def test_the_measured_relation_is_kept():
+    scene = random_scene(5)
+    found, _ = candidates("k", scene, MARGINS, 12, torch.Generator().manual_seed(0))
+    for candidate in found:
+        relation = next(
+            r
+            for r in measure(scene, *candidate.anchors)
+            if (r.task, r.track.id if r.track else None) == (candidate.task, candidate.object)
+        )
+        assert candidate.measured == pytest.approx(relation.value.reshape(-1).tolist(), abs=1e-4)
+
+
+def test_candidates_survive_json():
+    found, _ = candidates("k", random_scene(5), MARGINS, 6, torch.Generator().manual_seed(0))
+    found.append(replace(found[0], original=(1, 2)))
+    assert [Candidate.from_dict(json.loads(json.dumps(asdict(c)))) for c in found] == found

@@ -15,6 +15,7 @@ from mllm4d.curate.sources.box_drawing import SolidBox, draw_frame
 from mllm4d.curate.sources.kitti_files import turn
 from mllm4d.curate.sources.kitti_labels import Label, read_labels
 from mllm4d.curate.sources.kitti_layout import KittiSequence, open_sequence, sequence_names
+from mllm4d.curate.sources.views import shrink, stored_size
 from mllm4d.geometry.camera import resize_intrinsics
 from mllm4d.geometry.pose import center, invert, rebase
 from mllm4d.schema import Boxes, Clip, InputError
@@ -146,12 +147,12 @@ class KittiTracking(Source):
         frames = cuts[int(number)]
         labels = read_labels(sequence.labels, frames)
         poses = sequence.world_to_camera(frames)
-        stored = self._stored_size(sequence.size)
+        stored = stored_size(sequence.size, self.max_width)
         intrinsics = resize_intrinsics(sequence.intrinsics, sequence.size, stored)
         if sequence.left is None:
             images = _draw(frames, labels, stored, intrinsics, poses)
         else:
-            images = _resize(sequence.left.read(frames), stored)
+            images = shrink(sequence.left.read(frames), stored)
         steps = center(poses).diff(dim=0).norm(dim=-1)
         travelled = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
         return Clip(
@@ -161,7 +162,7 @@ class KittiTracking(Source):
             times=(torch.tensor(frames, dtype=torch.float64) - frames[0]) / self.fps,
             fps=self.fps / self.stride,
             intrinsics=intrinsics,
-            right=None if sequence.right is None else _resize(sequence.right.read(frames), stored),
+            right=None if sequence.right is None else shrink(sequence.right.read(frames), stored),
             baseline=None if sequence.right is None else sequence.baseline,
             world_to_camera=rebase(poses),
             center_sigma=self.drift * travelled,
@@ -225,15 +226,6 @@ class KittiTracking(Source):
             raise InputError(f"{sequence.labels}: sequence {sequence.name} has fewer than two frames")
         return [part.tolist() for part in np.array_split(used, -(-len(used) // self.clip_frames))]
 
-    def _stored_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the stored frames."""
-        height, width = size
-        if self.max_width is None or width <= self.max_width:
-            return height, width
-        # Even sides, because video codecs halve the colour's resolution.
-        new_width = self.max_width // 2 * 2
-        return max(2, round(height * new_width / width / 2) * 2), new_width
-
 
 def _draw(
     frames: Sequence[int], labels: Sequence[Label], size: tuple[int, int], intrinsics: Tensor, poses: Tensor
@@ -253,13 +245,3 @@ def _draw(
         ]
         images.append(draw_frame(size, intrinsics.numpy(), pose, solids))
     return torch.from_numpy(np.stack(images))
-
-
-def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale [T, H, W, 3] frames down to (height, width), each pixel the mean of the area it covers."""
-    if tuple(frames.shape[1:3]) == size:
-        return frames
-    import cv2
-
-    area = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in frames.numpy()]
-    return torch.from_numpy(np.stack(area))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +22,34 @@ class Rig:
 
     Attributes:
         intrinsics: [3, 3] float64, of both views, pixels.
-        baseline: Distance of the two cameras, metres.
+        baseline: Distance of the two cameras, metres; None where there is one camera only.
         offset: [3] float64, takes points from the axes of the camera that poses are given for to the left camera's,
             metres.
         fps: Frame rate, 1/s, where the file says it.
+        stacked: One video shows the left view above the right one, not beside it.
+        depth_scale: Stored depth is so many units a metre; 256 is KITTI's.
+        depth_sigma: Standard deviation of stored depth, relative to the depth. The default is a guess.
     """
 
     intrinsics: Tensor
-    baseline: float
+    baseline: float | None
     offset: Tensor
     fps: float | None = None
+    stacked: bool = False
+    depth_scale: float = 256.0
+    depth_sigma: float = 0.02
+
+
+LAYOUTS = {"side_by_side": False, "top_bottom": True}
+UNITS = {"baseline": "metres", "fps": "frames per second", "depth_scale": "units a metre", "depth_sigma": "relative"}
 
 
 def read_calibration_json(path: Path) -> Rig:
-    """Read ``calib.json``: ``fx``, ``fy``, ``cx``, ``cy`` in pixels, ``baseline`` in metres, optionally ``fps``.
+    """Read ``calib.json``.
+
+    ``fx``, ``fy``, ``cx`` and ``cy`` are in pixels of one view, ``baseline`` in metres (left out where there is one
+    camera only); optional are ``fps``, ``layout`` ("side_by_side" or "top_bottom", of a video that shows both views),
+    ``depth_scale`` and ``depth_sigma`` (of stored depth, as in ``Rig``).
 
     Raises:
         InputError: The file cannot be read, a key is missing, or a value is no number or not positive.
@@ -45,17 +60,23 @@ def read_calibration_json(path: Path) -> Rig:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with the keys fx, fy, cx, cy, baseline and fps")
-    names = ["fx", "fy", "cx", "cy", "baseline"] + ["fps"] * (content.get("fps") is not None)
-    values = {}
-    for name in names:
+    values: dict[str, float] = {}
+    for name in ("fx", "fy", "cx", "cy", "baseline", "fps", "depth_scale", "depth_sigma"):
         value = content.get(name)
+        if name not in content and name not in ("fx", "fy", "cx", "cy"):
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            unit = {"baseline": "metres", "fps": "frames per second"}.get(name, "pixels")
+            unit = UNITS.get(name, "pixels")
             raise InputError(f"{path}: key {name!r} must be a positive number ({unit}), not {json.dumps(value)}")
         values[name] = float(value)
-    intrinsics = [[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]]
+    layout = content.get("layout", "side_by_side")
+    if layout not in LAYOUTS:
+        raise InputError(f"{path}: key 'layout' must be {' or '.join(LAYOUTS)}, not {json.dumps(layout)}")
+    intrinsics = [[values.pop("fx"), 0, values.pop("cx")], [0, values.pop("fy"), values.pop("cy")], [0, 0, 1]]
     zero = torch.zeros(3, dtype=torch.float64)
-    return Rig(torch.tensor(intrinsics, dtype=torch.float64), values["baseline"], zero, values.get("fps"))
+    baseline = values.pop("baseline", None)
+    matrix = torch.tensor(intrinsics, dtype=torch.float64)
+    return Rig(matrix, baseline, zero, stacked=LAYOUTS[layout], **values)
 
 
 def read_kitti_calibration(path: Path, colour: bool) -> Rig:
@@ -95,26 +116,37 @@ def read_kitti_calibration(path: Path, colour: bool) -> Rig:
     return Rig(intrinsics, float(shift[0]), offset)
 
 
-def read_poses(path: Path, count: int) -> Tensor:
+def count_poses(path: Path, count: int) -> None:
+    """Check that ``poses.txt`` has as many lines as there are frames.
+
+    Raises:
+        InputError: It has more or fewer.
+    """
+    found = len(_lines(path))
+    if found != count:
+        raise InputError(f"{path}: expected {count} poses, one for each frame, found {found}")
+
+
+def read_poses(path: Path, frames: Sequence[int]) -> Tensor:
     """Read KITTI's ``poses.txt``: one 3x4 camera-to-world matrix a line, metres.
 
     Args:
         path: The file.
-        count: How many frames there are.
+        frames: Which lines are wanted, from 0; only those are looked at.
 
     Returns:
-        [count, 4, 4] float64, world-to-camera.
+        [len(frames), 4, 4] float64, world-to-camera.
 
     Raises:
-        InputError: There are more or fewer lines than frames, or a line is no rigid transform.
+        InputError: A line is missing, holds numbers that are not finite, or is no rigid transform.
     """
     lines = _lines(path)
-    if len(lines) != count:
-        raise InputError(f"{path}: expected {count} poses, one for each frame, found {len(lines)}")
-    poses = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    for index, line in enumerate(lines):
-        where = f"{path}, line {index + 1}"
-        poses[index, :3] = _numbers(line, 12, where).reshape(3, 4)
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(frames), 1, 1)
+    for index, frame in enumerate(frames):
+        where = f"{path}, line {frame + 1}"
+        if frame >= len(lines):
+            raise InputError(f"{where}: not there; the file has {len(lines)} lines")
+        poses[index, :3] = _numbers(lines[frame], 12, where).reshape(3, 4)
         rotation = poses[index, :3, :3]
         off = float((rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max())
         if off > 1e-3 or rotation.det() < 0:

@@ -1,4 +1,4 @@
-"""Real stereo video: folders of rectified pairs, or pairs of video files."""
+"""Real stereo video: folders of rectified pairs, pairs of video files, or films that show both views."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mllm4d.curate.sources.annotations import boxes_of, masks_of, read_objects
 from mllm4d.curate.sources.base import Source
-from mllm4d.curate.sources.rig import Rig, read_calibration_json, read_kitti_calibration, read_poses, read_times
-from mllm4d.curate.sources.views import PAIRS, View, open_views
+from mllm4d.curate.sources.depth_files import read_depth
+from mllm4d.curate.sources.rig import (
+    Rig,
+    count_poses,
+    read_calibration_json,
+    read_kitti_calibration,
+    read_poses,
+    read_times,
+)
+from mllm4d.curate.sources.views import PAIRS, View, open_views, shrink, stored_size
 from mllm4d.geometry.camera import resize_intrinsics
 from mllm4d.geometry.pose import rebase
 from mllm4d.schema import Clip, InputError
 
 LAYOUTS = (
     "image_l and image_r, image_0 and image_1, image_2 and image_3, or left and right (folders of images, or video "
-    "files left.* and right.*)"
+    "files left.* and right.*), or a video file stereo.*"
 )
 
 
 @dataclass(frozen=True)
 class _Video:
-    """What is known about one folder before any frame is decoded; ``poses`` are world-to-camera [N, 4, 4]."""
+    """What is known about one folder before any frame is decoded."""
 
+    folder: Path
     name: str
     left: View
-    right: View
+    right: View | None
     rig: Rig
     fps: float
     times: Tensor
-    poses: Tensor | None
+    poses: Path | None
 
 
 @dataclass(frozen=True)
@@ -43,10 +53,19 @@ class StereoFolder(Source):
     """Rectified stereo video on disk, cut into clips of even length.
 
     A folder is one video when it holds the folders ``image_2`` and ``image_3`` (or ``image_0`` and ``image_1``,
-    ``image_l`` and ``image_r``, ``left`` and ``right``) with images, or video files ``left.*`` and ``right.*``. Beside
-    them lies the calibration: ``calib.json`` (fx, fy, cx, cy in pixels, baseline in metres, fps) or KITTI odometry's
-    ``calib.txt``. Optional are ``poses.txt`` (KITTI's: 3x4 camera-to-world a line) and ``times.txt`` (seconds, one a
-    line). If the root itself is no such folder, each of its sub-folders that is one is a video.
+    ``image_l`` and ``image_r``, ``left`` and ``right``) with images, or video files ``left.*`` and ``right.*``, or one
+    video file ``stereo.*`` that shows the left view beside (or above) the right one. If the root itself is no such
+    folder, each of its sub-folders that is one is a video; one of those that is unusable stands as a single bad clip.
+
+    Beside the views lies the calibration: ``calib.json`` (see ``rig.read_calibration_json``) or KITTI odometry's
+    ``calib.txt``. Optional are
+
+    * ``poses.txt``, KITTI's: 3x4 camera-to-world a line, metres;
+    * ``times.txt``, seconds, one a line;
+    * ``objects.json``, objects as polygons, run-length masks or 3-D boxes, see ``annotations``;
+    * ``depth/``, 16-bit PNGs named as the left images, z-depth times ``depth_scale`` (KITTI's 256 a metre), 0 unknown.
+
+    With ``depth/``, or with a ``calib.json`` that has no ``baseline``, the right view may be missing.
 
     Attributes:
         root: The folder.
@@ -76,25 +95,34 @@ class StereoFolder(Source):
             raise InputError(f"'max_width' must be at least 16 pixels, not {self.max_width}")
 
     def keys(self, limit: int | None = None) -> Sequence[str]:
-        """``VIDEO-0000``, ``VIDEO-0001``, …; all is checked but the pixels.
+        """``VIDEO-0000``, ``VIDEO-0001``, …; nothing is decoded.
 
         Raises:
-            InputError: A file is missing or malformed, or files do not fit together.
+            InputError: The root holds no video, or the only one lacks something or its files do not fit together.
         """
         keys: list[str] = []
-        for folder in self._folders().values():
+        folders = self._folders()
+        for name, folder in folders.items():
             if limit is not None and len(keys) >= limit:
                 break
-            video = self._open(folder)
-            _check_sizes(video, range(len(video.left)))
-            keys += [f"{_safe(video.name)}-{index:04d}" for index in range(len(self._cut(video)))]
+            try:
+                count = len(self._cut(self._open(folder)))
+            except InputError:
+                if len(folders) == 1:
+                    raise
+                count = 1  # ``load`` says what is wrong, and the other videos go on
+            keys += [f"{name}-{index:04d}" for index in range(count)]
         return keys[:limit]
+
+    def video(self, key: str) -> str:
+        """The name of the video's folder, as keys begin with it."""
+        return key.rpartition("-")[0]
 
     def load(self, key: str) -> Clip:
         """Decode one clip.
 
         Raises:
-            InputError: There is no such clip, or one of its images is damaged.
+            InputError: There is no such clip, its video is unusable, or one of its images, poses or objects is.
         """
         name, _, number = key.rpartition("-")
         folders = self._folders()
@@ -105,18 +133,26 @@ class StereoFolder(Source):
         if int(number) >= len(cuts):
             raise InputError(f"{self.root}: has no clip {key!r}, video {video.name!r} makes {len(cuts)} clips")
         frames = cuts[int(number)]
-        size, stored = _check_sizes(video, frames), self._stored_size(video)
+        size = _check_sizes(video, frames)
+        stored = stored_size(size, self.max_width)
         times = video.times[frames]
+        depth, depth_sigma = read_depth(video.folder / "depth", video.left, frames, size, stored, video.rig)
+        objects = video.folder / "objects.json"
+        annotated = read_objects(objects) if objects.exists() else ()
         return Clip(
             key=key,
             video=video.name,
-            frames=_resize(video.left.read(frames), stored),
+            frames=shrink(video.left.read(frames), stored),
             times=times - times[0],
             fps=video.fps / self.stride,
             intrinsics=resize_intrinsics(video.rig.intrinsics, size, stored),
-            right=_resize(video.right.read(frames), stored),
-            baseline=video.rig.baseline,
-            world_to_camera=None if video.poses is None else rebase(video.poses[frames]),
+            right=None if video.right is None else shrink(video.right.read(frames), stored),
+            baseline=None if video.right is None else video.rig.baseline,
+            depth=depth,
+            depth_sigma=depth_sigma,
+            world_to_camera=None if video.poses is None else _poses(video.poses, frames, video.rig),
+            masks=masks_of(objects, annotated, frames, size, lambda image: _shrink_one(image, stored)),
+            boxes=boxes_of(objects, annotated, frames),
             provenance={
                 "source": "stereo",
                 "video": video.name,
@@ -143,21 +179,22 @@ class StereoFolder(Source):
         return named
 
     def _open(self, folder: Path) -> _Video:
-        views = open_views(folder)
+        rig = _read_rig(folder)
+        alone = (folder / "depth").is_dir() or rig.baseline is None
+        views = open_views(folder, right=not alone, stacked=rig.stacked)
         if views is None:
             raise InputError(f"{folder}: holds no stereo video; expected {LAYOUTS}")
         left, right = views
+        if right is not None and rig.baseline is None:
+            raise InputError(f"{folder / 'calib.json'}: key 'baseline' is missing (metres), and there is a right view")
         if -(-len(left) // self.stride) < 2:
             raise InputError(f"{left.path}: expected at least two frames, found {len(left)} (stride {self.stride})")
-        rig = _read_rig(folder, colour=left.path.name == "image_2")
         fps, times = self._timing(folder, left, rig)
-        poses = None
-        path = folder / "poses.txt"
-        if self.poses == "folder" or (self.poses == "auto" and path.exists()):
-            to_left = torch.eye(4, dtype=torch.float64)
-            to_left[:3, 3] = rig.offset
-            poses = to_left @ read_poses(path, len(left))
-        return _Video(folder.resolve().name, left, right, rig, fps, times, poses)
+        poses = folder / "poses.txt"
+        if self.poses == "estimate" or (self.poses == "auto" and not poses.exists()):
+            return _Video(folder, folder.resolve().name, left, right, rig, fps, times, None)
+        count_poses(poses, len(left))
+        return _Video(folder, folder.resolve().name, left, right, rig, fps, times, poses)
 
     def _timing(self, folder: Path, left: View, rig: Rig) -> tuple[float, Tensor]:
         """Nominal frame rate and the frames' times, both as far as possible from the files."""
@@ -183,18 +220,10 @@ class StereoFolder(Source):
         used = np.arange(0, len(video.left), self.stride)
         return [part.tolist() for part in np.array_split(used, -(-len(used) // self.clip_frames))]
 
-    def _stored_size(self, video: _Video) -> tuple[int, int]:
-        """(height, width) of the stored frames."""
-        height, width = video.left.size(0)
-        if self.max_width is None or width <= self.max_width:
-            return height, width
-        # Even sides, because video codecs halve the colour's resolution.
-        new_width = self.max_width // 2 * 2
-        return max(2, round(height * new_width / width / 2) * 2), new_width
-
 
 def _is_video(path: Path) -> bool:
-    return path.is_dir() and (any((path / left).is_dir() for left, _ in PAIRS) or any(path.glob("left.*")))
+    files = any(any(path.glob(f"{name}.*")) for name in ("left", "stereo"))
+    return path.is_dir() and (any((path / left).is_dir() for left, _ in PAIRS) or files)
 
 
 def _safe(name: str) -> str:
@@ -202,22 +231,25 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
-def _read_rig(folder: Path, colour: bool) -> Rig:
+def _read_rig(folder: Path) -> Rig:
     if (folder / "calib.json").exists():
         return read_calibration_json(folder / "calib.json")
     if (folder / "calib.txt").exists():
-        return read_kitti_calibration(folder / "calib.txt", colour)
+        return read_kitti_calibration(folder / "calib.txt", colour=(folder / "image_2").is_dir())
     raise InputError(f"{folder}: the calibration is missing; expected calib.json or KITTI's calib.txt")
 
 
 def _check_sizes(video: _Video, frames: Sequence[int]) -> tuple[int, int]:
     """(height, width) that all these frames have on both sides, and that the calibration fits."""
-    size = video.left.size(0)
+    # The first frame of the clip, not of the video: what is wrong elsewhere is another clip's trouble.
+    size = video.left.size(frames[0])
     for index in frames:
         for view in (video.left, video.right):
-            if view.size(index) != size:
+            if view is not None and view.size(index) != size:
                 found = _text(view.size(index))
-                raise InputError(f"{view.name(index)}: is {found}, expected {_text(size)} as {video.left.name(0)} is")
+                raise InputError(
+                    f"{view.name(index)}: is {found}, expected {_text(size)} as {video.left.name(frames[0])} is"
+                )
     cx, cy = video.rig.intrinsics[:2, 2].tolist()
     if not (0 < cx < size[1] and 0 < cy < size[0]):
         raise InputError(
@@ -231,11 +263,13 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]} pixels"
 
 
-def _resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale [T, H, W, 3] frames down to (height, width), each pixel the mean of the area it covers."""
-    if tuple(frames.shape[1:3]) == size:
-        return frames
-    import cv2
+def _shrink_one(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A grey image [H, W] scaled down as the frames are."""
+    return shrink(torch.from_numpy(image)[None, ..., None].expand(-1, -1, -1, 3), size)[0, ..., 0].numpy()
 
-    area = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in frames.numpy()]
-    return torch.from_numpy(np.stack(area))
+
+def _poses(path: Path, frames: Sequence[int], rig: Rig) -> Tensor:
+    """World-to-left-camera [T, 4, 4], based on the clip's first frame."""
+    to_left = torch.eye(4, dtype=torch.float64)
+    to_left[:3, 3] = rig.offset
+    return rebase(to_left @ read_poses(path, frames))

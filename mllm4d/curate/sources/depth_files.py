@@ -1,0 +1,61 @@
+"""Depth that lies beside the images: 16-bit PNGs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mllm4d.curate.sources.rig import Rig
+from mllm4d.curate.sources.views import FolderView, View
+from mllm4d.schema import InputError
+
+
+def read_depth(
+    folder: Path, left: View, frames: Sequence[int], size: tuple[int, int], stored: tuple[int, int], rig: Rig
+) -> tuple[Tensor | None, Tensor | None]:
+    """Read a clip's stored depth.
+
+    Args:
+        folder: Holds a PNG for every frame, in the order of the numbers in their names; it need not exist.
+        left: The left view.
+        frames: Frame numbers.
+        size: (height, width) of the source's images.
+        stored: (height, width) of the stored frames; they get the depth of the nearest pixel, because a mean over an
+            edge would lie in the air.
+        rig: Says the unit and the relative standard deviation.
+
+    Returns:
+        Depth and its standard deviation, [T, *stored] float32, metres, 0 and infinite where unknown; or None twice
+        where there is no folder.
+
+    Raises:
+        InputError: There are more or fewer images than frames, or one is no 16-bit grey image of the views' size.
+    """
+    if not folder.is_dir():
+        return None, None
+    files = FolderView(folder).files
+    if len(files) != len(left):
+        raise InputError(f"{folder}: holds {len(files)} depth images for {len(left)} frames")
+    rows = np.round((np.arange(stored[0]) + 0.5) * size[0] / stored[0] - 0.5).astype(int)
+    columns = np.round((np.arange(stored[1]) + 0.5) * size[1] / stored[1] - 0.5).astype(int)
+    maps = [_read(files[frame], size)[np.ix_(rows, columns)] for frame in frames]
+    depth = torch.from_numpy(np.stack(maps).astype(np.float32)) / rig.depth_scale
+    return depth, torch.where(depth > 0, rig.depth_sigma * depth, torch.inf)
+
+
+def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("I;16", "I;16B", "I"):
+                raise InputError(f"{file}: expected a 16-bit grey image, found Pillow's mode {image.mode}")
+            array = np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{file}: the depth image is damaged or cut off ({error})") from error
+    if array.shape != size:
+        raise InputError(f"{file}: is {array.shape[1]}x{array.shape[0]} pixels, the view {size[1]}x{size[0]}")
+    return array
