@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from mllm4d.models.families import Family, family_of
+from mllm4d.models.inputs import VideoInputs, VideoSettings
 from mllm4d.schema import InputError
 
-PARTS = {
-    "merger": r"(?:^|\.)(?:merger|deepstack_merger_list|(?:multi_modal_)?projector|connector|aligner|embed_vision"
-    r"|visual_embeddings_table|image_newline)\.",
-    "vision": r"(?:^|\.)(?:visual|vision_tower|vision_model)\.",
-    "language": r"(?:^|\.)(?:language_model|text_model|lm_head)\.",
-}
-"""Names of the parts of a multimodal LLM in Hugging Face's model classes; the first that matches counts."""
+PARTS = tuple(Family.parts)
+"""The parts of a multimodal LLM; which module belongs to which is the family's to say."""
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters on linear layers of the language model (arXiv 2106.09685).
+    """Low-rank adapters on linear layers (arXiv 2106.09685); the defaults are those of MLLM-4D (arXiv 2603.00515).
 
     Attributes:
         r: Rank.
         alpha: Scale; the update is multiplied by ``alpha / r``.
         dropout: On the adapters' inputs.
         targets: Names of the layers that get one.
+        parts: Parts whose layers of those names get one: any of "language", "vision", "merger".
+        dora: Weights split into magnitude and direction, and the magnitude trains too (arXiv 2402.09353).
+
+    Raises:
+        InputError: A part is unknown, or none is named.
     """
 
     r: int = 128
     alpha: int = 256
     dropout: float = 0.0
     targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    parts: Sequence[str] = ("language",)
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        _check_parts("base.lora.parts", self.parts)
+        if not self.parts:
+            raise InputError("base.lora.parts: names no part; expected some of " + ", ".join(PARTS))
 
 
 class PartRow(NamedTuple):
@@ -55,11 +65,15 @@ class BaseModel:
         dtype: "auto" is bfloat16 where a GPU has it, else float32; or a name such as "float32".
         attn_implementation: As in transformers; None leaves the choice to it.
         train: Parts that train in full: any of "vision", "merger", "language".
-        lora: Adapters on the language model, which then must not be among ``train``.
+        lora: Adapters; their parts must not be among ``train``.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        quantization: "4bit" keeps the language model's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), for which
+            it needs the package bitsandbytes and a GPU.
+        family: How this kind of model wants its video; None finds it by the ``model_type`` of the model's own
+            configuration.
 
     Raises:
-        InputError: A part is unknown, or the language model has both.
+        InputError: A part is unknown, or has both, or is to train in full in 4 bits.
     """
 
     # Not a dataclass: jsonargparse takes subclasses by ``class_path`` only of ordinary classes.
@@ -71,13 +85,17 @@ class BaseModel:
         train: Sequence[str] = (),
         lora: LoRA | None = None,
         gradient_checkpointing: bool = False,
+        quantization: Literal["4bit"] | None = None,
+        family: Family | None = None,
     ) -> None:
         self.path, self.dtype, self.attn_implementation = path, dtype, attn_implementation
         self.train, self.lora, self.gradient_checkpointing = train, lora, gradient_checkpointing
-        if unknown := set(train) - set(PARTS):
-            raise InputError(f"base.train: {sorted(unknown)[0]!r} is not one of {', '.join(sorted(PARTS))}")
-        if lora is not None and "language" in train:
-            raise InputError("base.train: 'language' trains in full or has adapters ('lora'), not both")
+        self.quantization, self.family = quantization, family
+        _check_parts("base.train", train)
+        if lora is not None and (both := [part for part in lora.parts if part in train]):
+            raise InputError(f"base.train: {both[0]!r} trains in full or has adapters ('lora'), not both")
+        if quantization is not None and "language" in train:
+            raise InputError("base.train: 'language' cannot train in full while 'quantization' keeps it in 4 bits")
 
     def prepare(self) -> None:
         """Make what ``load`` reads; called on one process of a machine. A pretrained model has nothing to make."""
@@ -89,22 +107,49 @@ class BaseModel:
             The model (a PeftModel with ``lora``) and its processor.
 
         Raises:
-            InputError: A local folder has no ``config.json``, a part does not exist, or no layer fits ``lora.targets``.
+            InputError: A local folder has no ``config.json``, the processor is not the model's, a part does not exist,
+                no layer fits ``lora.targets``, or a package is missing.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         folder = Path(self.path)
         # A hub name is "owner/name"; anything else can only be meant as a folder.
         named_folder = folder.is_dir() or folder.is_absolute() or self.path.startswith(".") or len(folder.parts) > 2
         if named_folder and not (folder / "config.json").is_file():
             raise InputError(f"{folder / 'config.json'}: not found; expected the folder of a Hugging Face model")
-        options = {"attn_implementation": self.attn_implementation} if self.attn_implementation else {}
-        model = AutoModelForImageTextToText.from_pretrained(self.path, dtype=self._dtype(), **options)
-        processor = AutoProcessor.from_pretrained(self.path)
+        options: dict[str, Any] = {"dtype": self._dtype()}
+        if self.attn_implementation:
+            options["attn_implementation"] = self.attn_implementation
+        family = self.family_for(AutoConfig.from_pretrained(self.path))
+        if self.quantization is not None:
+            options["quantization_config"] = quantization_config(family, options["dtype"])
+        model = AutoModelForImageTextToText.from_pretrained(self.path, **options)
+        try:
+            processor = AutoProcessor.from_pretrained(self.path)
+        except ImportError as error:
+            raise InputError(f"base.path: {self.path}: its processor needs another package: {error}") from error
+        family.check(model.config, processor)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.config.use_cache = False
-        return set_trained(model, self.train, self.lora), processor
+        return set_trained(model, self.train, self.lora, family), processor
+
+    def family_for(self, config: Any) -> Family:
+        """The family named in ``family``, else the one that the model's configuration says."""
+        return self.family or family_of(config)
+
+    def inputs(self, model: Any, processor: Any, settings: VideoSettings) -> VideoInputs:
+        """The preprocessing for what ``load`` gave.
+
+        Args:
+            model: The model, with or without adapters.
+            processor: Its processor.
+            settings: How frames become inputs.
+
+        Raises:
+            InputError: The processor takes no videos.
+        """
+        return VideoInputs(processor, settings, self.family_for(model.config))
 
     def _dtype(self) -> torch.dtype:
         if self.dtype == "auto":
@@ -115,36 +160,60 @@ class BaseModel:
         return dtype
 
 
-def part_of(name: str) -> str:
+def quantization_config(family: Family, dtype: torch.dtype) -> Any:
+    """Settings of bitsandbytes: 4-bit normal floats, doubly quantised, for the language model's layers alone.
+
+    Args:
+        family: Knows which modules the other parts are.
+        dtype: In which layers compute.
+
+    Raises:
+        InputError: bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("base.quantization: '4bit' needs the package bitsandbytes (pip install bitsandbytes)")
+    others = [rf"(?:.*\.)?(?:{pattern})" for part, pattern in family.parts.items() if part != "language"]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*others, "lm_head"],
+    )
+
+
+def part_of(name: str, family: Family | None = None) -> str:
     """The part that a parameter or module belongs to.
 
     Args:
         name: Its dotted name.
+        family: The model's family; None tries the names of all that are known.
 
     Raises:
         InputError: No part's pattern matches.
     """
-    for part, pattern in PARTS.items():
-        if re.search(pattern, f"{name}."):
-            return part
-    raise InputError(f"{name!r} belongs to none of the known parts of a multimodal LLM ({', '.join(PARTS)})")
+    return (family or Family()).part_of(name)
 
 
-def set_trained(model: nn.Module, train: Sequence[str], lora: LoRA | None) -> Any:
+def set_trained(model: nn.Module, train: Sequence[str], lora: LoRA | None, family: Family | None = None) -> Any:
     """Freeze everything but the named parts, and add adapters.
 
     Args:
         model: A Hugging Face model.
-        train: Parts that train in full.
+        train: Parts that train in full, also beside adapters.
         lora: Adapters, or None.
+        family: The model's family; None finds it by its configuration.
 
     Returns:
         The model, or the PeftModel around it.
 
     Raises:
-        InputError: A named part does not exist, or no layer fits ``lora.targets``.
+        InputError: A named part does not exist, or has no layer that fits ``lora.targets``.
     """
-    parts = {name: part_of(name) for name, _ in model.named_parameters()}
+    family = family or family_of(getattr(model, "config", None))
+    parts = {name: family.part_of(name) for name, _ in model.named_parameters()}
     if missing := set(train) - set(parts.values()):
         top = ", ".join(sorted({".".join(name.split(".")[:2]) for name in parts}))
         raise InputError(f"base.train: the model has no part {sorted(missing)[0]!r}; its modules are {top}")
@@ -152,30 +221,78 @@ def set_trained(model: nn.Module, train: Sequence[str], lora: LoRA | None) -> An
     if lora is not None:
         from peft import LoraConfig, get_peft_model
 
-        layers = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in lora.targets and part_of(name) == "language"
-        ]
-        if not layers:
-            raise InputError(f"base.lora.targets: no layer of the language model is named {', '.join(lora.targets)}")
+        layers = [layer for part in lora.parts for layer in _layers(model, family, part, lora.targets)]
         wrapped = get_peft_model(
             wrapped,
-            LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers),
+            LoraConfig(
+                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_dora=lora.dora, target_modules=layers
+            ),
         )
+    # After PEFT, which freezes everything else whatever it was told before.
     for name, parameter in wrapped.named_parameters():
-        parameter.requires_grad_(".lora_" in name or part_of(name) in train)
+        trained = ".lora_" in name or family.part_of(name) in train
+        # Weights in 4 bits are integers, which cannot even be asked.
+        if trained or parameter.requires_grad:
+            parameter.requires_grad_(trained)
     return wrapped
 
 
-def trained_table(model: nn.Module) -> list[PartRow]:
-    """How many parameters of each part train; adapters are a part of their own."""
+def _layers(model: nn.Module, family: Family, part: str, targets: Sequence[str]) -> list[str]:
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and family.part_of(name) == part
+    ]
+    layers = [name for name in linear if name.split(".")[-1] in targets]
+    if not layers:
+        where = "the language model" if part == "language" else f"part {part!r}"
+        there = ", ".join(sorted({name.split(".")[-1] for name in linear})) or "none"
+        raise InputError(
+            f"base.lora.targets: no layer of {where} is named {', '.join(targets)}; its linear layers are {there}"
+        )
+    return layers
+
+
+@contextmanager
+def reference(model: Any) -> Iterator[Any]:
+    """The base model inside an adapted one: adapters off, dropout off, no gradient.
+
+    Args:
+        model: A PeftModel.
+
+    Raises:
+        InputError: The model has no adapters, or parts of it train in full, so that its base is not there any more.
+    """
+    if not hasattr(model, "disable_adapter"):
+        raise InputError("base.lora: a reference is the model without its adapters, and this model has none")
+    full = [row.part for row in trained_table(model) if row.part != "lora" and row.trained]
+    if full:
+        raise InputError(f"base.train: {full[0]!r} trains in full, so that the reference would change with it")
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with model.disable_adapter(), torch.no_grad():
+            yield model
+    finally:
+        # Not ``train()``: some parts may have been in evaluation before.
+        for module in training:
+            module.training = True
+
+
+def trained_table(model: nn.Module, family: Family | None = None) -> list[PartRow]:
+    """How many parameters of each part train; adapters are a part of their own.
+
+    Args:
+        model: The model, with or without adapters.
+        family: The model's family; None finds it by its configuration.
+    """
+    family = family or family_of(getattr(model, "config", None))
     rows: dict[str, PartRow] = {}
     for name, parameter in model.named_parameters():
-        part = "lora" if ".lora_" in name else part_of(name)
+        part = "lora" if ".lora_" in name else family.part_of(name)
         known = rows.get(part, PartRow(part, 0, 0))
-        trained = parameter.numel() if parameter.requires_grad else 0
-        rows[part] = PartRow(part, known.trained + trained, known.total + parameter.numel())
+        # Weights in 4 bits lie packed; their quantisation knows how many they are.
+        state = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if state is None else state.shape.numel()
+        rows[part] = PartRow(part, known.trained + count * parameter.requires_grad, known.total + count)
     return list(rows.values())
 
 
@@ -183,3 +300,8 @@ def format_table(rows: Sequence[PartRow]) -> str:
     """The table as text, one part a line."""
     lines = [f"{'part':<10}{'trained':>15}{'parameters':>15}"]
     return "\n".join([*lines, *(f"{row.part:<10}{row.trained:>15,}{row.total:>15,}" for row in rows)])
+
+
+def _check_parts(key: str, parts: Sequence[str]) -> None:
+    if unknown := set(parts) - set(PARTS):
+        raise InputError(f"{key}: {sorted(unknown)[0]!r} is not one of {', '.join(sorted(PARTS))}")

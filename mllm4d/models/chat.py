@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+from torch import Tensor
+
+from mllm4d.models.families import Family
 from mllm4d.schema import InputError
 
 
@@ -12,12 +16,12 @@ class Texts(NamedTuple):
     """One question as text.
 
     Attributes:
-        head: What stands before the question's own text; the same for all questions of a clip.
-        prompt: The question's own text, up to where the answer begins.
+        rendered: The whole prompt as the template puts it, with the video's marker.
+        prompt: The question's own text, from after the last special token before it to where the answer begins.
         answer: The answer with what the template writes after it; empty without a target.
     """
 
-    head: str
+    rendered: str
     prompt: str
     answer: str
 
@@ -26,41 +30,52 @@ class Chat:
     """Renders and tokenises questions about one video.
 
     Args:
-        processor: A Hugging Face processor with a chat template that knows videos.
+        processor: A Hugging Face processor with a chat template.
+        family: The model's family.
         system: What the system says first; None leaves that to the template.
+
+    Raises:
+        InputError: The processor takes no videos.
     """
 
-    def __init__(self, processor: Any, system: str | None = None) -> None:
-        self.processor, self.system = processor, system
+    def __init__(self, processor: Any, family: Family, system: str | None = None) -> None:
+        self.processor, self.family, self.system = processor, family, system
+        self.marker = family.marker(processor)
         added = processor.tokenizer.added_tokens_decoder
-        self.boundaries = {token.content for token in added.values()}
+        # Tokenisers split at these anyway.
+        self.boundaries = {token.content for token in added.values()} | {self.marker}
         self.controls = {number: token.content for number, token in added.items() if token.special}
 
-    def texts(self, prompts: Sequence[str], targets: Sequence[str] | None, ids: Sequence[str]) -> list[Texts]:
-        """Render questions.
+    def texts(
+        self, prompts: Sequence[str], targets: Sequence[str] | None, ids: Sequence[str], times: Tensor
+    ) -> list[Texts]:
+        """Render questions about one clip.
 
         Args:
             prompts: What the user says after the video.
             targets: What the model should say, or None.
             ids: The questions' ids, for messages.
+            times: [T] seconds, of the frames that are used.
 
         Raises:
-            InputError: A text holds a control token such as ``<|im_end|>``, or the template does not put the video
-                first and then the question and the answer, each the same whatever follows.
+            InputError: A text holds a control token such as ``<|im_end|>``, there is no template, it refuses the chat,
+                or it does not put the video first and then the question and the answer, each the same whatever follows.
         """
-        texts = []
+        texts, heads = [], set()
+        note, content = self.family.note(times), self.family.content(times)
         answers: Sequence[str | None] = [None] * len(prompts) if targets is None else targets
         for prompt, target, id in zip(prompts, answers, ids, strict=True):
             # They would end a turn, or ask for a second video, in the middle of what is only text.
-            if found := [token for token in self.controls.values() if token in f"{prompt}\0{target}"]:
+            if found := [token for token in (*self.controls.values(), self.marker) if token in f"{prompt}\0{target}"]:
                 raise InputError(f"question {id!r}: its text holds the control token {found[0]!r}")
-            text = self._render(prompt, None)
-            full = text if target is None else self._render(prompt, target)
-            if not full.startswith(text):
-                raise InputError("the chat template renders a prompt differently when an answer follows it")
-            cut = self._cut(text, prompt)
-            texts.append(Texts(text[:cut], text[cut:], full[len(text) :]))
-        if len({text.head for text in texts}) > 1:
+            words = f"{note}\n{prompt}" if note else prompt
+            text = self._render(content, words, None)
+            answer = "" if target is None else self.family.answer(text, self._render(content, words, target), target)
+            cut = self._cut(text, words, sum(item["type"] != "text" for item in content))
+            after = self.family.after_video if text[:cut].endswith(self.marker) else ""
+            texts.append(Texts(text, after + text[cut:], answer))
+            heads.add(text[:cut])
+        if len(heads) > 1:
             raise InputError("the chat template puts something of the question before the video")
         return texts
 
@@ -80,21 +95,32 @@ class Chat:
             raise InputError("the chat template ends an answer with no special token")
         return ids[: ends[0] + 1]
 
-    def _render(self, prompt: str, target: str | None) -> str:
+    def _render(self, content: list[dict[str, Any]], words: str, target: str | None) -> str:
         messages: list[dict[str, Any]] = []
         if self.system is not None:
             messages.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
-        messages.append({"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]})
+        messages.append({"role": "user", "content": [*content, {"type": "text", "text": words}]})
         if target is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": target}]})
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=target is None)
+        try:
+            return self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=target is None, **self.family.template_options
+            )
+        except (ValueError, TemplateError) as error:
+            raise InputError(f"the chat template of {type(self.processor).__name__}: {error}") from error
 
-    def _cut(self, text: str, prompt: str) -> int:
+    def _cut(self, text: str, words: str, markers: int) -> int:
         """Where the question's own text begins: after the last token before it that tokenisers split at anyway."""
-        video = text.find(self.processor.video_token)
-        start = text.find(prompt, video)
+        if text.count(self.marker) != markers:
+            raise InputError(
+                f"the chat template writes {self.marker!r} {text.count(self.marker)} times for {markers} of them"
+            )
+        video = text.rfind(self.marker)
+        start = text.find(words, video)
+        # Some templates take blanks off both ends.
+        start = start if start >= 0 else text.find(words.strip(), video)
         before = [token for token in self.boundaries if token in text[:start]]
         cut = max((text.rfind(token, 0, start) + len(token) for token in before), default=0)
-        if video < 0 or start < 0 or cut <= video:
+        if start < 0 or cut <= video:
             raise InputError("the chat template must put the video, and after it the question as it is")
         return cut

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers.video_utils import VideoMetadata
 
 from mllm4d.models.batch import Batch, Encoded
 from mllm4d.models.chat import Chat
+from mllm4d.models.families import Family, family_named, family_of_processor
+from mllm4d.models.fingerprint import check_same, describe_processor
 from mllm4d.schema import InputError
-
-MILLISECONDS = 1000
-"""Frame times are handed to processors as indices of a film of 1000 frames a second, so that uneven times stay true."""
 
 SETTINGS_FILE = "video_inputs.json"
 
@@ -59,14 +57,22 @@ class VideoInputs:
     """Turns clips and questions into inputs of one model, with its own processor.
 
     Args:
-        processor: The model's Hugging Face processor, with a chat template that knows videos.
+        processor: The model's Hugging Face processor; its chat template becomes the one that the family uses.
         settings: How frames become inputs.
+        family: The model's family (``BaseModel.inputs`` gives it); None takes the one that the processor's class
+            belongs to.
+
+    Raises:
+        InputError: The processor takes no videos.
     """
 
-    def __init__(self, processor: Any, settings: VideoSettings) -> None:
+    def __init__(self, processor: Any, settings: VideoSettings, family: Family | None = None) -> None:
         self.processor, self.settings = processor, settings
+        self.family = family or family_of_processor(processor)
         self.tokenizer = processor.tokenizer
-        self.chat = Chat(processor, settings.system)
+        if isinstance(processor.chat_template, str):
+            processor.chat_template = self.family.template(processor.chat_template)
+        self.chat = Chat(processor, self.family, settings.system)
 
     def sample(self, count: int) -> list[int]:
         """Which of ``count`` frames are used: evenly spaced, the first and the last among them."""
@@ -102,17 +108,15 @@ class VideoInputs:
         Raises:
             TooLong: A question exceeds ``max_length``.
             InputError: Frames and times do not fit each other or the model, a text holds a control token such as
-                ``<|im_end|>``, the chat template does not put the video before the question, or the processor does not
-                keep to what is described above.
+                ``<|im_end|>``, there is no chat template or it does not put the video before the question, or the
+                processor does not keep to what is described above.
         """
         self._check(frames, times)
         if not prompts:
             return []
         chosen = self.sample(len(frames))
-        texts = self.chat.texts(prompts, targets, ids)
-        tokens, vision = self._process(
-            texts[0].head + texts[0].prompt, self._resize(frames[chosen]), _metadata(times[chosen], fps)
-        )
+        texts = self.chat.texts(prompts, targets, ids, times[chosen])
+        tokens, vision = self._process(texts[0].rendered, self._resize(frames[chosen]), times[chosen], fps)
         first = self.chat.tokens(texts[0].prompt)
         head = len(tokens["input_ids"]) - len(first)
         if tokens["input_ids"][head:].tolist() != first:
@@ -163,31 +167,58 @@ class VideoInputs:
             for name, fill in fills.items():
                 row = record.tokens.get(name, torch.ones_like(ids))
                 rows[name].append(_pad(row, length, fill, side))
-        vision = {name: torch.cat([record.vision[name] for record in encoded]) for name in encoded[0].vision}
+        vision = self.family.collate([record.vision for record in encoded])
         tokens = {name: torch.stack(tensors) for name, tensors in rows.items()}
         return Batch(tuple(record.id for record in encoded), tokens, torch.stack(labels), vision)
 
     def save(self, folder: str | Path) -> None:
         """Save processor and settings, so that whoever loads the model prepares its inputs the same way."""
         self.processor.save_pretrained(folder)
-        (Path(folder) / SETTINGS_FILE).write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+        entries = {**asdict(self.settings), "family": type(self.family).__name__}
+        (Path(folder) / SETTINGS_FILE).write_text(json.dumps(entries, indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> VideoInputs:
-        """Load what ``save`` saved.
+    def load(cls, folder: str | Path, family: Family | None = None) -> VideoInputs:
+        """Read what ``save`` wrote.
+
+        Args:
+            folder: Folder with the processor and the settings.
+            family: The model's family; None takes the one that was saved.
 
         Raises:
-            InputError: The folder has no settings, or settings of another version.
+            InputError: The settings are missing, have an unknown key, or name a family that is not imported.
         """
         from transformers import AutoProcessor
 
         path = Path(folder) / SETTINGS_FILE
         if not path.is_file():
-            raise InputError(f"{path}: not found; expected the folder of a model saved by mllm4d")
+            raise InputError(f"{path}: not found; expected the settings of the preprocessing beside the processor")
         entries = json.loads(path.read_text())
+        name = entries.pop("family", None)
+        family = family or (family_named(name) if name else None)
         if unknown := sorted(set(entries) - set(VideoSettings.__dataclass_fields__)):
             raise InputError(f"{path}: unknown key {unknown[0]!r}")
-        return cls(AutoProcessor.from_pretrained(folder), VideoSettings(**entries))
+        return cls(AutoProcessor.from_pretrained(folder), VideoSettings(**entries), family)
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides what a model is shown, as plain JSON values: settings, family and processor."""
+        return {
+            "settings": json.loads(json.dumps(asdict(self.settings))),
+            "family": type(self.family).__name__,
+            "processor": describe_processor(self.processor, self.family.as_images),
+        }
+
+    def check_same(self, saved: Mapping[str, Any], where: str) -> None:
+        """See that this preprocessing is the one that ``describe`` told of.
+
+        Args:
+            saved: What ``describe`` said then.
+            where: Whose it is, for the message, such as a checkpoint's file.
+
+        Raises:
+            InputError: They differ; the message names the first key that does.
+        """
+        check_same(saved, self.describe(), where)
 
     def _check(self, frames: Tensor, times: Tensor) -> None:
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(times) != len(frames):
@@ -195,7 +226,7 @@ class VideoInputs:
                 f"frames must be [T, H, W, 3] uint8 with T times, got {tuple(frames.shape)} {frames.dtype} and "
                 f"{len(times)} times"
             )
-        needed = getattr(self.processor.video_processor, "temporal_patch_size", 1)
+        needed = getattr(getattr(self.processor, "video_processor", None), "temporal_patch_size", 1)
         if min(self.settings.frames, len(frames)) < needed:
             raise InputError(
                 f"the model takes {needed} frames together, but the clip has {len(frames)} and 'video.frames' is "
@@ -203,35 +234,28 @@ class VideoInputs:
             )
 
     def _check_features(self, record: Encoded) -> None:
-        """Every vision feature has its placeholder; families without a grid leave that to the model's forward."""
-        grid, merge = record.vision.get("video_grid_thw"), getattr(self.processor.video_processor, "merge_size", None)
-        if grid is None or merge is None:
+        """Every vision feature has its placeholder; families that cannot tell leave that to the model's forward."""
+        features = self.family.features(self.processor, record.vision)
+        placeholder = self.family.placeholder(self.processor)
+        if features is None or placeholder is None:
             return
-        features = int(grid.prod(-1).sum()) // merge**2
-        placeholders = int((record.tokens["input_ids"] == self.processor.video_token_id).sum())
+        placeholders = int((record.tokens["input_ids"] == placeholder).sum())
         if placeholders != features:
             raise InputError(
                 f"question {record.id!r} has {placeholders} video placeholders, but its clip {features} features"
             )
 
     def _process(
-        self, text: str, frames: Tensor, metadata: VideoMetadata
+        self, text: str, frames: Tensor, times: Tensor, fps: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run the processor on one text with its video; per-token tensors [L] and the clip's tensors."""
-        output = self.processor(
-            text=[text],
-            videos=[frames.permute(0, 3, 1, 2)],
-            video_metadata=[metadata],
-            do_sample_frames=False,
-            return_tensors="pt",
-            **self.settings.options,
-        )
+        output = self.family.process(self.processor, text, frames, times, fps, self.settings.options)
         length = output["input_ids"].shape[1]
         tokens, vision = {}, {}
         for name, tensor in output.items():
             if name == "attention_mask":
                 continue
-            if tensor.shape[:2] == (1, length) and not name.startswith("pixel_values"):
+            if tensor.shape == (1, length) and not name.startswith("pixel_"):
                 tokens[name] = tensor[0]
             else:
                 vision[name] = tensor
@@ -241,7 +265,9 @@ class VideoInputs:
     def _resize(self, frames: Tensor) -> Tensor:
         """Scale frames down to the limit, to sides that the processor then leaves as they are."""
         limit, sides = self.settings.max_pixels, frames.shape[1:3]
-        video = self.processor.video_processor
+        if self.family.fixed_size:
+            return frames
+        video = getattr(self.processor, "video_processor", None)
         unit = getattr(video, "patch_size", 1) * getattr(video, "merge_size", 1)
         height, width = (max(unit, round(side / unit) * unit) for side in sides)
         if limit is None or height * width <= limit:
@@ -253,28 +279,14 @@ class VideoInputs:
 
     def _check_pixels(self, vision: Mapping[str, Tensor]) -> None:
         """The limit holds after the processor's own scaling, which may go up."""
-        grid, patch = vision.get("video_grid_thw"), getattr(self.processor.video_processor, "patch_size", None)
-        if self.settings.max_pixels is None or grid is None or patch is None:
+        limit, size = self.settings.max_pixels, self.family.frame_size(self.processor, vision)
+        if limit is None or size is None or size[0] * size[1] <= limit:
             return
-        pixels = int(grid[0, 1] * grid[0, 2]) * patch**2
-        if pixels > self.settings.max_pixels:
-            raise InputError(
-                f"video.max_pixels: {self.settings.max_pixels} a frame, but the model's processor scales frames to "
-                f"{pixels}; set its 'size' in video.options"
-            )
-
-
-def _metadata(times: Tensor, fps: float) -> VideoMetadata:
-    """Metadata from which every processor computes the true times, also of uneven frames."""
-    gap = float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps
-    indices = [round(MILLISECONDS * time) for time in times.tolist()]
-    duration = gap * len(times)
-    return VideoMetadata(
-        total_num_frames=round(duration * MILLISECONDS),
-        fps=float(MILLISECONDS),
-        duration=duration,
-        frames_indices=indices,
-    )
+        remedy = "set it to null" if self.family.fixed_size else "set its 'size' in video.options"
+        raise InputError(
+            f"video.max_pixels: {limit} a frame, but the model's processor scales frames to {size[0] * size[1]}; "
+            f"{remedy}"
+        )
 
 
 def _pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:

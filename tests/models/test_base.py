@@ -1,3 +1,4 @@
+import importlib.util
 from collections import Counter
 
 import pytest
@@ -5,7 +6,18 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from mllm4d.models.base import BaseModel, LoRA, PartRow, format_table, part_of, set_trained, trained_table
+from mllm4d.models.base import (
+    BaseModel,
+    LoRA,
+    PartRow,
+    format_table,
+    part_of,
+    quantization_config,
+    reference,
+    set_trained,
+    trained_table,
+)
+from mllm4d.models.families import InternVL, Qwen3VL, family_of
 from mllm4d.models.inputs import VideoInputs, VideoSettings
 from mllm4d.schema import InputError
 
@@ -13,8 +25,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @pytest.fixture(params=["qwen3", "qwen25"])
-def folder(request):
-    return str(request.getfixturevalue(f"{request.param}_folder"))
+def folder(request, folder_of):
+    return str(folder_of(request.param))
 
 
 def batch_for(processor):
@@ -154,6 +166,8 @@ def test_attention_implementation_is_passed_on(tiny_folder):
     [
         ({"train": ["tower"]}, "'tower' is not one of language, merger, vision"),
         ({"train": ["language"], "lora": LoRA()}, "not both"),
+        ({"train": ["vision"], "lora": LoRA(parts=("language", "vision"))}, "'vision' trains in full or has adapters"),
+        ({"train": ["language"], "quantization": "4bit"}, "'language' cannot train in full while 'quantization'"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, message):
@@ -200,6 +214,115 @@ def test_parts_of_other_families_are_known(family):
         model = AutoModelForImageTextToText.from_config(config)
     parts = {name: part_of(name) for name, _ in model.named_parameters()}
     assert set(parts.values()) == {"vision", "merger", "language"}
+    # A family's own names and the names of all families say the same.
+    assert parts == {name: part_of(name, family_of(config)) for name in parts}
     # The language model is where the word embeddings are, and much the largest part here.
     assert parts[next(name for name in parts if name.endswith("embed_tokens.weight"))] == "language"
     assert parts[next(name for name in parts if "patch_embed" in name)] == "vision"
+
+
+def test_defaults_are_the_papers():
+    assert LoRA() == LoRA(r=128, alpha=256, targets=TARGETS, parts=("language",), dora=False)
+
+
+def test_unknown_parts_of_adapters_are_refused():
+    with pytest.raises(InputError, match=r"base\.lora\.parts: 'tower' is not one of"):
+        LoRA(parts=("language", "tower"))
+    with pytest.raises(InputError, match=r"base\.lora\.parts: names no part"):
+        LoRA(parts=())
+
+
+def test_adapters_on_parts_that_are_named(folder):
+    qwen3 = AutoConfig.from_pretrained(folder).model_type == "qwen3_vl"
+    merger = "linear_fc1" if qwen3 else "0"
+    lora = LoRA(r=2, alpha=4, targets=("q_proj", "qkv", merger), parts=("language", "vision", "merger"))
+    adapted, _ = BaseModel(folder, lora=lora).load()
+    found = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
+    assert {(part_of(name), name.split(".")[-1]) for name in found} == {
+        ("language", "q_proj"),
+        ("vision", "qkv"),
+        ("merger", merger),
+        *([("vision", merger)] if qwen3 else []),  # the blocks of Qwen3-VL's tower have that name too
+    }
+    with pytest.raises(InputError, match=r"no layer of part 'vision' is named q_proj; its linear layers are .*qkv"):
+        BaseModel(folder, lora=LoRA(r=2, alpha=4, targets=("q_proj",), parts=("language", "vision"))).load()
+
+
+def test_dora_trains_magnitudes_too(folder):
+    plain, _ = BaseModel(folder, lora=LoRA(r=4, alpha=8)).load()
+    model, processor = BaseModel(folder, lora=LoRA(r=4, alpha=8, dora=True)).load()
+    layers = [module for name, module in model.named_modules() if name.endswith("_proj") and hasattr(module, "lora_A")]
+    # One magnitude an output of every adapted layer.
+    more = sum(layer.out_features for layer in layers)
+    rows, before = ({row.part: row for row in trained_table(m)} for m in (model, plain))
+    assert rows["lora"].trained == before["lora"].trained + more
+    batch = batch_for(processor)
+    model.eval()
+    with torch.no_grad(), model.disable_adapter():
+        base = model(**batch.model_inputs()).logits
+    # At the start a weight of its own magnitude and direction is the weight.
+    torch.testing.assert_close(model(**batch.model_inputs()).logits, base, rtol=0, atol=1e-4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    magnitudes = {n: p.detach().clone() for n, p in model.named_parameters() if "magnitude" in n}
+    loss_of(model, batch).backward()
+    optimizer.step()
+    assert all((p != magnitudes[n]).any() for n, p in model.named_parameters() if n in magnitudes)
+
+
+@torch.no_grad()
+def test_the_reference_is_the_base_without_dropout_and_leaves_the_model_as_it_was(folder):
+    base = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    model, processor = BaseModel(folder, lora=LoRA(r=4, alpha=8, dropout=0.5)).load()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    batch = batch_for(processor)
+    model.train()
+    visual = next(module for name, module in model.named_modules() if name.endswith("visual"))
+    visual.eval()
+    modes = [module.training for module in model.modules()]
+    with reference(model) as inside:
+        assert not torch.is_grad_enabled()
+        assert not any(module.training for module in model.modules())
+        assert torch.equal(inside(**batch.model_inputs()).logits, base(**batch.model_inputs()).logits)
+    assert [module.training for module in model.modules()] == modes
+    assert (model(**batch.model_inputs()).logits - base(**batch.model_inputs()).logits).abs().max() > 0.01
+
+
+def test_there_is_no_reference_beside_parts_that_train_in_full(folder):
+    model, _ = BaseModel(folder, train=["merger"], lora=LoRA(r=2, alpha=4)).load()
+    with pytest.raises(InputError, match="'merger' trains in full"), reference(model):
+        pass
+    model, _ = BaseModel(folder, train=["merger"]).load()
+    with pytest.raises(InputError, match="this model has none"), reference(model):
+        pass
+
+
+def test_four_bits_without_bitsandbytes_are_refused(tiny_folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    with pytest.raises(InputError, match=r"base\.quantization: '4bit' needs the package bitsandbytes"):
+        BaseModel(str(tiny_folder), lora=LoRA(r=2, alpha=4), quantization="4bit").load()
+
+
+@pytest.mark.parametrize(
+    ("family", "kept"),
+    [
+        (Qwen3VL(), ("model.visual.blocks.0.attn.qkv", "model.visual.merger.linear_fc1")),
+        (InternVL(), ("model.vision_tower.encoder.layer.0.attention.q_proj", "model.multi_modal_projector.linear_1")),
+    ],
+)
+def test_four_bits_are_for_the_language_model_alone(family, kept, monkeypatch):
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: find("torch") if name == "bitsandbytes" else find(name)
+    )
+    config = quantization_config(family, torch.bfloat16)
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    # As transformers itself decides.
+    assert should_convert_module("model.language_model.layers.0.self_attn.q_proj", config.llm_int8_skip_modules)
+    for name in (*kept, "lm_head"):
+        assert not should_convert_module(name, config.llm_int8_skip_modules)

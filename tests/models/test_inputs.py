@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 
 import pytest
@@ -320,3 +321,58 @@ def test_batch_moves_whole(qwen3):
     tensors = [*batch.tokens.values(), batch.labels, *batch.vision.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert batch.ids == IDS
+
+
+def test_the_description_says_what_decides_and_survives_json(processor, tmp_path):
+    settings = VideoSettings(frames=8, max_pixels=4096, options={"do_normalize": False})
+    inputs = VideoInputs(processor, settings)
+    described = inputs.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described["settings"] == dataclasses.asdict(settings)
+    sizes = described["processor"]["pixels"]
+    for name in ("patch_size", "temporal_patch_size", "merge_size"):
+        assert sizes[name] == getattr(processor.video_processor, name)
+    assert sizes["size"] == {
+        "shortest_edge": processor.video_processor.size["shortest_edge"],
+        "longest_edge": processor.video_processor.size["longest_edge"],
+    }
+    inputs.save(tmp_path)
+    VideoInputs.load(tmp_path).check_same(described, "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"settings": {"frames": 16}}, "settings.frames 16, but here it is 8"),
+        ({"settings": {"options": {"size": 3}}}, r"settings\.options None"),
+        ({"processor": {"class": "Other"}}, "processor.class 'Other'"),
+        ({"processor": {"pixels": {"patch_size": 32}}}, "processor.pixels.patch_size 32"),
+        ({"processor": {"vocabulary": "0"}}, "processor.vocabulary '0'"),
+        ({"family": "Gemma3"}, "family 'Gemma3'"),
+        ({"audio": True}, "audio True, but here it is None"),
+    ],
+)
+def test_another_preprocessing_is_refused_by_its_first_key(qwen3, change, key):
+    saved = json.loads(json.dumps(qwen3.describe()))
+
+    def merge(entries, changes):
+        for name, value in changes.items():
+            if isinstance(value, dict):
+                merge(entries.setdefault(name, {}), value)
+            else:
+                entries[name] = value
+
+    merge(saved, change)
+    with pytest.raises(InputError, match=rf"^last\.ckpt: was made with {key}"):
+        qwen3.check_same(saved, "last.ckpt")
+
+
+def test_vocabulary_and_template_are_part_of_the_description(qwen3):
+    saved = qwen3.describe()
+    qwen3.processor.chat_template += " "
+    with pytest.raises(InputError, match=r"processor\.chat_template"):
+        qwen3.check_same(saved, "last.ckpt")
+    saved = qwen3.describe()
+    qwen3.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match=r"processor\.vocabulary"):
+        qwen3.check_same(saved, "last.ckpt")
