@@ -179,7 +179,7 @@ def test_every_bad_video_is_reported_and_the_good_ones_are_whole(tmp_path):
         "corrupt-0000": r"right\.mp4: (cannot be opened as a video|the video)",
         "cut-0000": r"clip 'cut-0000'.* cut between frames 6 and 7 \(1\.50 s\)",
         "nan-0000": r"poses\.txt, line 5: expected 12 finite numbers",
-        "tilted-0000": r"clip 'tilted-0000'.*vertical",
+        "tilted-0000": r"clip 'tilted-0000': the pair is not rectified: .* lies 3.00 px lower",
         "zero-0000": r"calib\.json: key 'baseline' must be a positive number \(metres\), not 0",
     }
     assert notes["clips"]["failed"].keys() == expected.keys()
