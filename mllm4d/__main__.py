@@ -7,7 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-TASKS = {"curate": "mllm4d.curate.run.Curation"}
+TASKS = {
+    "curate": "mllm4d.curate.run.Curation",
+    "export": "mllm4d.export.Export",
+    "ask": "mllm4d.ask.Ask",
+}
 """Verbs that are a class with settings and a method ``run``; they start without Lightning."""
 
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -22,12 +26,16 @@ verbs:
   fit       train a model (and curate first where the config says how and there are no shards)
   validate  score a model on the validation split
   test      score a model on the test split
+  export    merge a checkpoint into its base: a Hugging Face folder with a model card
+  ask       ask a model about a video file
 
 -c merges: a later file, and then --KEY VALUE, wins. Every key can be overridden:
   python -m mllm4d fit -c configs/quickstart.yaml
   python -m mllm4d fit -c configs/quickstart.yaml --data.batch_size 16 --trainer.max_epochs 2
   python -m mllm4d test -c configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   python -m mllm4d curate -c configs/curate/world.yaml --clips 200 --out runs/world
+  python -m mllm4d export -c runs/sft/logs/config.yaml --ckpt_path runs/sft/checkpoints/last.ckpt --out runs/sft/model
+  python -m mllm4d ask --model runs/sft/model --video FILE.mp4 "Which way did the camera go?"
 
 python -m mllm4d VERB --help says what a verb takes; --help-all lists every key, which takes some seconds.
 """
@@ -70,6 +78,34 @@ the keys of a config:
 """
 
 
+EXPORT_HELP = """\
+usage: python -m mllm4d export -c CONFIG --ckpt_path FILE --out FOLDER [--KEY VALUE ...]
+
+  -c CONFIG             the configuration of the run: its saved config.yaml
+  --ckpt_path FILE      the checkpoint
+  --out FOLDER          where the model goes; it must be new
+  --adapter_only true   write the LoRA adapter alone, in peft's format
+  --dtype NAME          of the weights, for example bfloat16
+  --logs FOLDER         where the run logged its scores, for the model card
+  --help-all            list every key with its type and default (takes some seconds)
+"""
+
+ASK_HELP = """\
+usage: python -m mllm4d ask --model FOLDER --video FILE [--KEY VALUE ...] QUESTION
+
+  --model FOLDER        an exported or any other Hugging Face folder, or a hub name
+  -c CONFIG --ckpt_path FILE    in its place, a run's configuration and checkpoint
+  --video FILE          the video
+  --options.A TEXT      an option; so are --options.B, ...
+  --reasoning true      let it reason first; shows the thinking and the centres that it names
+  --frames N            frames of the video that it sees
+  --max_new_tokens N    longest answer
+  --help-all            list every key with its type and default (takes some seconds)
+"""
+
+TASK_HELP = {"curate": CURATE_HELP, "export": EXPORT_HELP, "ask": ASK_HELP}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; exits with 1 and one line on bad input, with 2 on a bad command line or configuration."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
@@ -82,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"mllm4d: no verb {verb!r}; there are {known}")
     if rest in (["-h"], ["--help"]):
         resume = "checkpoint to go on from" if verb == "fit" else "checkpoint to score; without it the base model"
-        print(CURATE_HELP if verb in TASKS else TRAINER_HELP.format(verb=verb, checkpoint=resume))
+        print(TASK_HELP[verb] if verb in TASKS else TRAINER_HELP.format(verb=verb, checkpoint=resume))
         return
     rest = ["--help" if word == "--help-all" else word for word in rest]
     from mllm4d.schema import InputError
@@ -124,7 +160,7 @@ def build_task(verb: str, argv: Sequence[str]) -> Any:
         description=task.__doc__.split("\n")[0],
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
-    parser.add_class_arguments(task, as_group=False)
+    parser.add_class_arguments(task, as_group=False, as_positional=verb == "ask")
     try:
         settings = parser.instantiate(parser.parse_args(list(argv)))
     except ValueError as error:

@@ -2,12 +2,76 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _DECLARED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*\(?\**([A-Z])\b(?![a-z'])", re.IGNORECASE)
 _LONE = re.compile(r"^\W*([A-Z])(?:[.):,\s]|\W*$)")
+_THINKING = re.compile(r"<(/?)thinking>", re.IGNORECASE)
+_CENTER = re.compile(r"^[ \t]*(?:[-*][ \t]+)?(Camera|Object) Center:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+_NUMBER = r"[ \t]*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)[ \t]*"
+_POINT = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER}\]")
+
+Point = tuple[float, float, float]
+Centers = tuple[Point | None, Point | None]
+"""A centre at the first and at the last anchor, metres; None where the text says null."""
+
+
+@dataclass(frozen=True)
+class States:
+    """What a reasoning text says about both time anchors.
+
+    Attributes:
+        thinking: The text between the thinking tags, without blanks at its ends.
+        camera_center: The camera's centres, or None where they are not given in the form asked for.
+        object_center: The object's centres, likewise.
+    """
+
+    thinking: str
+    camera_center: Centers | None
+    object_center: Centers | None
+
+
+def read_states(text: str) -> States | None:
+    """Read the reasoning block: its text, and the camera's and the object's centres at both anchors.
+
+    Strict, so that nothing can be credited that was not said: there is one pair of thinking tags, and in it two lines
+    ``- Camera Center: V`` and two ``- Object Center: V``, V being ``[x, y, z]`` of three finite numbers or ``null``.
+    The first line of a kind is the first anchor's, the second the last anchor's, so that a null at one anchor never
+    moves a centre to the other. A field with fewer or more lines, or with any line in another form, is None as a whole.
+
+    Args:
+        text: What the model said.
+
+    Returns:
+        What it says, or None where there is not just one thinking block.
+    """
+    tags = list(_THINKING.finditer(text))
+    if [tag[1] for tag in tags] != ["", "/"]:
+        return None
+    thinking = text[tags[0].end() : tags[1].start()]
+    found: dict[str, list[str]] = {"Camera": [], "Object": []}
+    for kind, value in _CENTER.findall(thinking):
+        found[kind].append(value)
+    return States(thinking.strip(), _read_centers(found["Camera"]), _read_centers(found["Object"]))
+
+
+def _read_centers(values: list[str]) -> Centers | None:
+    if len(values) != 2:
+        return None
+    points: list[Point | None] = []
+    for value in values:
+        match = _POINT.fullmatch(value)
+        if match is None and value != "null":
+            return None
+        point = None if match is None else (float(match[1]), float(match[2]), float(match[3]))
+        if point is not None and not all(map(math.isfinite, point)):
+            return None
+        points.append(point)
+    return points[0], points[1]
 
 
 def read_option(text: str, options: Mapping[str, str]) -> str | None:

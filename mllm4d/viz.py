@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm4d.schema import Question
+from mllm4d.schema import InputError, Question
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -27,9 +27,14 @@ def scene_figure(
 
     Returns:
         The figure, in the world's axes (+Y down) with up on top.
+
+    Raises:
+        InputError: The scene has no camera.
     """
     import plotly.graph_objects as go
 
+    if scene["camera"] is None:
+        raise InputError("scene.json: key 'camera' is null, so that there is no path to draw")
     poses = np.array(scene["camera"]["world_to_camera"])
     figure = go.Figure()
     if cloud:

@@ -17,7 +17,7 @@ LEVELS = [
     {"models"},
     {"train"},
     {"bench"},
-    {"export"},
+    {"export", "card", "ask"},
     {"cli"},
     {"__main__"},
 ]
@@ -69,7 +69,10 @@ def test_training_imports_without_open3d_and_opencv():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["test", "-h"], ["curate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["fit", "--help"], ["test", "-h"], ["curate", "--help"], ["ask", "--help"], ["export", "-h"]],
+)
 def test_help_needs_nothing_heavy(arguments):
     code = f"import sys; from mllm4d.__main__ import main; main({arguments!r}); print('torch' in sys.modules)"
     result = run_python(code)
