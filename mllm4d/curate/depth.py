@@ -54,7 +54,10 @@ class SGBM(DepthEstimator):
         left_right: Largest difference of the two views' disparities, pixels.
         uniqueness: By how many percent the best match must beat the second.
         max_depth: Farther depths are dropped as unknown, metres.
-        disparity_sigma: Standard deviation of a disparity, pixels, from which the depth's sigma follows.
+        disparity_sigma: Standard deviation of a disparity, pixels, from which the depth's sigma follows. On smooth
+            surfaces (disparities within 2 px of each other in 7x7 pixels) 68 % of the errors are below 0.16 px in the
+            synthetic world, where 0.04 % exceed 1.5 px, and below 0.38 px on Aloe, whose truth is in whole pixels. At
+            edges of objects no sigma holds: there 18 % (world) and 20 % (Aloe) are off by more than 1 px.
     """
 
     num_disparities: int | None = None
@@ -62,7 +65,7 @@ class SGBM(DepthEstimator):
     left_right: float = 1.0
     uniqueness: int = 10
     max_depth: float = 80.0
-    disparity_sigma: float = 0.5
+    disparity_sigma: float = 0.3
 
     def __post_init__(self) -> None:
         if self.num_disparities is not None and (self.num_disparities < 16 or self.num_disparities % 16):
@@ -71,6 +74,8 @@ class SGBM(DepthEstimator):
             raise InputError(f"block_size must be odd and positive, got {self.block_size}")
         if not self.max_depth > 0:
             raise InputError(f"max_depth must be positive, got {self.max_depth} m")
+        if not self.disparity_sigma > 0:
+            raise InputError(f"disparity_sigma must be positive, got {self.disparity_sigma} px")
 
     def __call__(self, clip: Clip) -> Depth:
         """Match every pair of the clip.
@@ -90,10 +95,12 @@ class SGBM(DepthEstimator):
                 f"clip {clip.key!r}: stereo depth needs a positive baseline in metres, not {clip.baseline}"
             )
         fx = float(clip.intrinsics[0, 0])
-        pairs = zip(clip.frames, clip.right, strict=True)
-        depth = disparity_to_depth(torch.stack([self.disparity(*pair) for pair in pairs]), fx, clip.baseline)
-        depth = torch.where(depth <= self.max_depth, depth, 0.0)
-        return Depth(depth, depth_sigma(depth, fx, clip.baseline, self.disparity_sigma))
+        result = Depth(*torch.empty(2, *clip.frames.shape[:3]))
+        for t, pair in enumerate(zip(clip.frames, clip.right, strict=True)):
+            depth = disparity_to_depth(self.disparity(*pair), fx, clip.baseline)
+            result.depth[t] = torch.where(depth <= self.max_depth, depth, 0.0)
+            result.sigma[t] = depth_sigma(result.depth[t], fx, clip.baseline, self.disparity_sigma)
+        return result
 
     def disparity(self, left: Tensor, right: Tensor) -> Tensor:
         """Match one rectified pair.

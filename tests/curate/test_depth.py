@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mllm4d.curate.depth import SGBM
+from mllm4d.curate.sources.world import World
 from mllm4d.schema import Clip, InputError
 
 FX, BASELINE = 200.0, 0.25  # f B = 50 px m
@@ -37,9 +38,28 @@ def test_a_wall_at_a_known_depth():
         known = depth > 0
         assert float(known.float().mean()) > 0.8
         assert float(depth[known].median()) == pytest.approx(50 / disparity, rel=0.01)
-        # sigma_Z = Z^2 / (f B) * 0.5 px
-        torch.testing.assert_close(result.sigma[frame][known], depth[known] ** 2 / 50 * 0.5)
+        # sigma_Z = Z^2 / (f B) * 0.3 px
+        torch.testing.assert_close(result.sigma[frame][known], depth[known] ** 2 / 50 * 0.3)
         assert bool(result.sigma[frame][~known].isinf().all())
+
+
+def test_a_clip_is_its_pairs():
+    both, alone = SGBM(num_disparities=32)(clip_at(5, 20)), SGBM(num_disparities=32)(clip_at(20))
+    assert torch.equal(both.depth[1], alone.depth[0])
+    assert torch.equal(both.sigma[1], alone.sigma[0])
+
+
+def test_sigma_is_that_of_the_errors_on_the_worlds_surfaces():
+    stereo, oracle = (World(seed=3, frames=2, noise=2.0, truth=truth) for truth in (False, True))
+    key = stereo.keys(1)[0]
+    found, truth = SGBM()(stereo.load(key)), oracle.load(key).depth
+    smooth = (truth > 0) & (spread(truth.reciprocal()) < 2 / truth_scale(stereo.load(key)))
+    seen = smooth & (found.depth > 0)
+    error = ((found.depth - truth).abs() / found.sigma)[seen]
+    beyond = float((error > 3).float().mean())
+    print(f"{len(error)} pixels: 68 % within {float(error.quantile(0.68)):.2f} sigma, {beyond:.2%} beyond 3")
+    assert 0.3 < float(error.quantile(0.68)) < 1.0
+    assert beyond < 0.01
 
 
 def test_what_only_the_left_view_sees_is_unknown():
@@ -61,6 +81,17 @@ def test_range_follows_the_width():
     assert torch.equal(SGBM()(clip_at(20)).depth, SGBM(num_disparities=32)(clip_at(20)).depth)
 
 
+def truth_scale(clip):
+    """f B, px m."""
+    return float(clip.intrinsics[0, 0]) * clip.baseline
+
+
+def spread(values):
+    """Largest difference within 7x7 pixels of [T, H, W]."""
+    largest = torch.nn.functional.max_pool2d
+    return (largest(values[:, None], 7, 1, 3) + largest(-values[:, None], 7, 1, 3))[:, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,7 +107,9 @@ def test_a_clip_that_is_not_stereo_is_named(change, message):
         SGBM()(dataclasses.replace(clip_at(20), **change))
 
 
-@pytest.mark.parametrize("arguments", [{"num_disparities": 40}, {"block_size": 4}, {"max_depth": 0.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_disparities": 40}, {"block_size": 4}, {"max_depth": 0.0}, {"disparity_sigma": 0.0}]
+)
 def test_bad_settings_are_named(arguments):
     with pytest.raises(InputError, match=next(iter(arguments))):
         SGBM(**arguments)

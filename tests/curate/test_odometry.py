@@ -8,6 +8,7 @@ import torch
 from mllm4d.curate.depth import SGBM, Depth
 from mllm4d.curate.odometry import StereoOdometry
 from mllm4d.curate.sources.stereo import StereoFolder
+from mllm4d.curate.sources.world import World
 from mllm4d.geometry.pose import center, path_rms, rebase
 from mllm4d.schema import Clip, InputError, Mask
 
@@ -24,9 +25,9 @@ def camera_at(x, z, yaw=0.0):
     return pose
 
 
-def corner_clip(poses):
+def corner_clip(poses, seed=0):
     """Two textured walls, at world z = 8 (left half) and z = 5 (x > 0), rendered by intersecting every pixel's ray."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     texture = generator.integers(0, 256, (512, 512)).astype(np.float32)
     import cv2
 
@@ -77,16 +78,80 @@ def test_the_world_is_the_first_camera(truth):
 
 
 def test_sigma_is_the_drift_times_the_path_so_far(truth):
-    path = StereoOdometry(refine=False, drift=0.1)(*corner_clip(truth))
+    path = StereoOdometry(refine=False, drift=0.1, turn_drift=0.2)(*corner_clip(truth))
     step = math.hypot(0.1, 0.15)
     expected = 0.1 * step * torch.arange(5, dtype=torch.float64)
     torch.testing.assert_close(path.center_sigma, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(path.rotation_sigma, 2 * expected, atol=2e-3, rtol=0)
     assert path.quality["path_length"] == pytest.approx(4 * step, abs=0.02)
+
+
+def test_a_camera_that_stands_does_not_drift():
+    generator = torch.Generator().manual_seed(0)
+    clip, depth = corner_clip(torch.stack([camera_at(0, 0)] * 12))
+    noise = 2 * torch.randn(clip.frames.shape[:3], generator=generator)[..., None]
+    frames = (clip.frames + noise).clamp(0, 255).to(torch.uint8)
+    path = StereoOdometry()(dataclasses.replace(clip, frames=frames), depth)
+    assert path.quality["key_frames"] == 1
+    assert float(center(path.world_to_camera).norm(dim=-1).max()) < 1e-3
+    assert float(path.center_sigma[1]) > 1e-5
+    assert float(path.center_sigma[-1]) < 5e-3
+    # 1 cm is what a still camera's shake is measured against.
+    assert path.quality["shake"] < 0.2
+
+
+def test_errors_are_as_large_as_sigma_says():
+    """Four clips of the world, seen by a stereo camera: depth and path are estimated."""
+    stereo, oracle = (World(seed=5, truth=truth) for truth in (False, True))
+    centers, turns = [], []
+    for key in stereo.keys(4):
+        clip, exact = stereo.load(key), oracle.load(key).world_to_camera
+        path = StereoOdometry()(clip, SGBM()(clip))
+        error = path.world_to_camera[:, :3, :3] @ exact[:, :3, :3].mT
+        turn = torch.stack([error[:, 2, 1], error[:, 0, 2], error[:, 1, 0]], dim=-1)  # sines of small angles
+        centers.append(((center(path.world_to_camera) - center(exact)) / path.center_sigma[:, None])[1:])
+        turns.append((turn / path.rotation_sigma[:, None])[1:])
+        assert path_rms(path.world_to_camera, exact) < 0.05
+    for error in (torch.cat(centers), torch.cat(turns)):
+        print(f"error over sigma: {float(error.square().mean().sqrt()):.2f} RMS, worst {float(error.abs().max()):.2f}")
+        assert 0.2 < float(error.square().mean().sqrt()) < 1.5
+        assert float((error.abs() > 3).double().mean()) <= 0.05
+
+
+def test_the_figures_of_a_path(truth):
+    path = StereoOdometry()(*corner_clip(truth))
+    step = math.hypot(0.1, 0.15)
+    assert path.quality["step_max"] == pytest.approx(step, abs=0.01)
+    assert path.quality["shake"] < 0.1
+    assert path.quality["matched_steps"] == 0
+    # There and back: the second difference is two steps long.
+    back = StereoOdometry()(*corner_clip(truth[[0, 1, 0, 1]]))
+    assert back.quality["shake"] == pytest.approx(2.0, abs=0.05)
+    assert back.quality["step_max"] == pytest.approx(step, abs=0.01)
+
+
+def test_a_step_too_wide_for_flow_gets_a_second_try():
+    wide = torch.stack([camera_at(0, 0), camera_at(0.8, 1.8, 0.1), camera_at(0.85, 1.85, 0.1)])
+    path = StereoOdometry()(*corner_clip(wide))
+    assert path.quality["matched_steps"] == 1
+    assert path_rms(path.world_to_camera, wide) < 0.01
+    # Flow alone finds the step too, but badly.
+    alone = StereoOdometry(doubt=0.0)(*corner_clip(wide))
+    assert alone.quality["matched_steps"] == 0
+    assert path_rms(alone.world_to_camera, wide) > 0.015
+
+
+def test_a_cut_is_named(truth):
+    clip, depth = corner_clip(truth)
+    other = corner_clip(torch.stack([camera_at(0, 0)] * 5), seed=1)[0]
+    frames = torch.cat([clip.frames[:2], other.frames[2:]])
+    with pytest.raises(InputError, match=r"corner-0000.*between frames 1 and 2"):
+        StereoOdometry()(dataclasses.replace(clip, frames=frames), depth)
 
 
 def test_the_same_input_gives_the_same_path(truth):
     clip, depth = corner_clip(truth)
-    paths = [StereoOdometry()(clip, depth) for _ in range(6)]
+    paths = [StereoOdometry(refine=True)(clip, depth) for _ in range(6)]
     assert len({path.world_to_camera.numpy().tobytes() for path in paths}) == 1
     assert paths[0].quality == paths[1].quality
 
@@ -119,7 +184,7 @@ def test_named_objects_do_not_carry_the_camera_along(truth):
 
 def test_refinement_is_refused_where_it_leaves_pnp(truth):
     clip, depth = corner_clip(truth)
-    strict = StereoOdometry(agree=0.0)(clip, depth)
+    strict = StereoOdometry(refine=True, agree=0.0)(clip, depth)
     assert strict.quality["refined_share"] == 0.0
     assert torch.equal(strict.world_to_camera, StereoOdometry(refine=False)(clip, depth).world_to_camera)
 
