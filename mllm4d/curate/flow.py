@@ -120,7 +120,7 @@ class FeatureTracker:
                     blockSize=5,
                 )
                 if corners is not None:
-                    found.append(corners.reshape(-1, 2) + [columns[0], rows[0]])
+                    found.append(corners.reshape(-1, 2) + np.array([columns[0], rows[0]]))
         return np.concatenate(found).astype(np.float64)
 
     def follow(self, images: Sequence[Image], start: int, points: Array) -> PointTracks:
@@ -174,14 +174,12 @@ class FeatureTracker:
         # From where the points were, so that the way back needs no pyramid.
         back, found_back = _lucas_kanade(following, image, there, self.window, 0, points)
         kept = found & found_back & (np.hypot(*(back - points).T) <= self.there_and_back)
-        height, width = image.shape
-        kept &= ((there >= 0) & (there <= [width - 1, height - 1])).all(-1)
-        return there, kept
+        return there, kept & _inside(there, image)
 
     def _anchor(self, first: Image, image: Image, points: Array, there: Array) -> tuple[Array, NDArray[np.bool_]]:
         """The points of the first image matched with this one close to ``there``, and which are found there."""
         matched, found = _lucas_kanade(first, image, points, self.window, 0, there)
-        return matched, found & (np.hypot(*(matched - there).T) <= self.drift)
+        return matched, found & (np.hypot(*(matched - there).T) <= self.drift) & _inside(matched, image)
 
 
 def grey_images(frames: Tensor) -> list[Image]:
@@ -225,6 +223,10 @@ def match_right(
     )
     result[known] = np.where(good, (start - there)[:, 0], np.nan)
     return result
+
+
+def _inside(points: Array, image: Image) -> NDArray[np.bool_]:
+    return np.asarray(((points >= 0) & (points <= [image.shape[1] - 1, image.shape[0] - 1])).all(-1))
 
 
 def _lucas_kanade(

@@ -12,7 +12,7 @@ from torch import Tensor
 from mllm4d.curate.depth import Depth
 from mllm4d.curate.finder import ObjectFinder
 from mllm4d.curate.flow import Array, FeatureTracker
-from mllm4d.curate.outline import color_name, outline
+from mllm4d.curate.outline import color_name, cut_out, outline
 from mllm4d.curate.residual import Lifted, Scenery, lift, static_residual
 from mllm4d.geometry.pointcloud import one_thread
 from mllm4d.schema import Clip, InputError, Mask
@@ -26,6 +26,9 @@ BREAK = 3
 
 SAMPLE = 150
 """Points, still ones among them, that show how far the camera's path is wrong."""
+
+NOISE = 0.1
+"""Depths with a larger sigma count less when points are clustered, metres."""
 
 TILES = 8
 """Rows and columns of tiles that share the corners."""
@@ -52,11 +55,12 @@ class MotionFinder(ObjectFinder):
     least three frames, and by ``displacement``. Where the camera's path is wrong everything seems to move; residuals
     are measured in units of what a sample of all points has, if that is more than it should be. Moving points are
     clustered by place and motion (Open3D's DBSCAN), clusters of different start frames are joined where their regions
-    overlap, and each becomes a mask: the region around its points, as far as its depth reaches.
+    overlap, and each becomes a mask: the region around its points, as far as its depth and its colours reach.
 
-    It takes for granted that most of what is seen stands still. On 32 clips of the synthetic world (seeds 0 and 7) with
-    estimated depth and path 48 of 49 solids that go farther than 0.5 m are found, no mask lies on anything that stands
-    still, and the mean intersection over union is 0.74. On 51 KITTI pairs in which nothing moves it finds nothing.
+    It takes for granted that most of what is seen stands still. Neighbours that move alike may be found as one object.
+    On 60 clips of the synthetic world (seeds 0, 3, 5 and 7; depth and path estimated) 87 of 90 solids that go farther
+    than 0.5 m are found, 117 of 118 masks lie mostly on one moving solid, and the mean intersection over union is 0.79.
+    On 51 KITTI pairs in which nothing moves it finds nothing.
 
     Names are "moving object", with the colour in front where it is clear, and may repeat.
 
@@ -77,13 +81,13 @@ class MotionFinder(ObjectFinder):
 
     stride: int = 5
     gap: int = 5
-    corners: int = 800
-    sigmas: float = 5.0
+    corners: int = 1200
+    sigmas: float = 4.0
     displacement: float = 0.2
     drift: float = 0.01
     turn: float = 0.001
     reach: float = 0.8
-    min_points: int = 6
+    min_points: int = 5
     min_frames: int = 4
     min_pixels: int = 40
 
@@ -112,6 +116,8 @@ class MotionFinder(ObjectFinder):
         for members in _joined(regions):
             whole = _Group(*(np.concatenate([getattr(groups[k], n) for k in members]) for n in ("pixels", "depths")))
             pixels = self._regions(whole, clip, depth)
+            for t in np.flatnonzero(pixels.any((1, 2))):
+                pixels[t] = cut_out(pixels[t], clip.frames[t].numpy())
             if int(pixels.any((1, 2)).sum()) >= self.min_frames:
                 color = color_name(clip.frames.numpy()[pixels])
                 name = f"{color} moving object" if color else "moving object"
@@ -152,7 +158,7 @@ class MotionFinder(ObjectFinder):
             return []
         steps = ways[moving] / np.where(elsewhere, np.arange(len(clip.frames)) - start, 1)[:, None]
         motion = np.nanmedian(steps[:, elsewhere], axis=1) * self.gap
-        places = scenery.to_world(first.local[moving], start)
+        places, motion = _comparable(first.only(moving), motion @ scenery.poses[start, :3, :3].T)
         members = _clusters(places, motion, self.reach, self.min_points)
         return [_Group(tracks[moving][chosen], depths[moving][chosen]) for chosen in members]
 
@@ -188,6 +194,19 @@ def _excess(residuals: Array) -> Array:
         np.median(column[seen]) if seen.sum() > 10 else 0.0 for column, seen in zip(columns, known.T, strict=True)
     ]
     return np.maximum(1.0, np.array(middles) / MEDIAN_CHI)
+
+
+def _comparable(points: Lifted, motion: Array) -> tuple[Array, Array]:
+    """Places and motions [M, 3] (camera axes, metres) with depth drawn together where its noise exceeds ``NOISE``.
+
+    The sigma of a depth z is ``s z^2``; where that exceeds ``NOISE`` a metre counts as ``NOISE / (s z^2)``.
+    """
+    z = points.local[:, 2]
+    knee = np.sqrt(NOISE / points.inverse_sigma)
+    places, motion = points.local.copy(), motion.copy()
+    places[:, 2] = np.where(z > knee, knee * (2 - knee / z), z)
+    motion[:, 2] *= np.minimum(1, (knee / z) ** 2)
+    return places, motion
 
 
 def _clusters(places: Array, motions: Array, reach: float, least: int) -> list[NDArray[np.int64]]:

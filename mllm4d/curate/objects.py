@@ -37,14 +37,14 @@ DEPTH_NOISE = 0.4
 """Error of the depth of a region's middle, in sigmas of one pixel's depth. Neighbouring pixels err together, so that
 averaging helps little."""
 
-SURFACE_SIGMA, POINT_SIGMA = 0.04, 1.0
+SURFACE_SIGMA, POINT_SIGMA = 0.045, 1.0
 """Error of the distance to the nearest of the followed points, beside that of the object's place: in units of the
 lateral radius, as they are only some points of what has been visible, and in units of the depths' shared error, as the
 nearest of them is so by mistake too."""
 
 PIXEL_NOISE, RELIEF = 0.8, 0.25
-"""Noise of a smoothed depth map's pixels, in their sigmas; and the spread of a ball's visible surface, in lateral radii.
-Stereo's noise is larger than the relief of a small or far object, and what is nearest is noise's choice."""
+"""Noise of a smoothed depth map's pixels, in their sigmas; and the spread of a ball's visible surface, in lateral
+radii. Stereo's noise is larger than the relief of a small or far object, and what is nearest is noise's choice."""
 
 HIDDEN, CUT = 1.5, 0.3
 """By how much the middle of what is visible may lie beside the middle of the whole, in units of the missing radius; and

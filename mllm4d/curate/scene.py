@@ -52,7 +52,7 @@ def build_scene(
     if quality:
         figures |= quality.check_clip(clip)
     measured = None
-    if clip.world_to_camera is None or (clip.tracks is None and not clip.boxes and (clip.masks or finder)):
+    if clip.world_to_camera is None or (clip.tracks is None and (clip.masks or (finder and not clip.boxes))):
         measured = _depth(clip, depth)
         figures["depth_density"] = _density(measured)
         if quality:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mllm4d.curate.sources.annotations import BOX_SIGMA, boxes_of, masks_of, read_objects
+from mllm4d.curate.sources.regions import draw_polygons
 from mllm4d.schema import InputError
 
 SIZE = (6, 8)
@@ -21,8 +22,8 @@ def one(frames, id=1, name="board"):
     return {"id": id, "name": name, "frames": frames}
 
 
-def masks(path, frames, shrink=lambda image: image):
-    return masks_of(path, read_objects(path), frames, SIZE, shrink)
+def masks(path, frames, stored=SIZE):
+    return masks_of(path, read_objects(path, 10), frames, SIZE, stored)
 
 
 def test_a_polygon_covers_the_pixels_whose_centres_it_holds(tmp_path):
@@ -33,6 +34,44 @@ def test_a_polygon_covers_the_pixels_whose_centres_it_holds(tmp_path):
     assert (mask.id, mask.name, mask.pixels.dtype) == (1, "board", torch.bool)
     assert not mask.pixels[0].any()
     assert np.array_equal(mask.pixels[1], expected)
+
+
+def test_a_polygon_between_pixel_centres_is_as_large_as_it_says(tmp_path):
+    # Centres at x = 2, 3, 4 and y = 2, 3 lie inside; drawing the outline as well would make it 5 x 4.
+    corners = [[1.5, 1.5], [4.5, 1.5], [4.5, 3.5], [1.5, 3.5]]
+    expected = np.zeros(SIZE, bool)
+    expected[2:4, 2:5] = True
+    for polygon in (corners, corners[::-1], [corners, corners]):
+        (mask,) = masks(write(tmp_path, one({"0": {"polygon": polygon}}, id=len(str(polygon)))), [0])
+        assert np.array_equal(mask.pixels[0], expected)
+
+
+def test_any_polygon_holds_the_pixels_on_the_inner_side_of_all_its_edges(tmp_path):
+    size, random = (60, 80), np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    for _ in range(20):
+        # A convex one: corners on an ellipse, partly outside of the image.
+        angles = np.sort(random.uniform(0, 2 * np.pi, 9))
+        corners = random.uniform([0, 0], [80, 60]) + random.uniform(5, 30, 2) * np.stack(
+            [np.cos(angles), np.sin(angles)], axis=-1
+        )
+        expected = np.ones(size, bool)
+        for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            expected &= (bx - ax) * (y - ay) - (by - ay) * (x - ax) >= 0
+        assert np.array_equal(draw_polygons(corners.tolist(), size, "here"), expected)
+
+
+def test_a_polygon_with_corners_on_pixel_centres_holds_its_outline(tmp_path):
+    # A corner between two edges must not be crossed twice: rows through it would come out inverted.
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    (mask,) = masks(write(tmp_path, one({"0": {"polygon": [[4, 1], [6, 3], [4, 5], [2, 3]]}})), [0])
+    assert np.array_equal(mask.pixels[0], abs(x - 4) + abs(y - 3) <= 2)
+
+
+def test_a_polygon_far_outside_the_image_is_cut_off_at_its_border(tmp_path):
+    far = [[4, -1e12], [1e12, -1e12], [1e12, 1e12], [4, 1e12]]
+    (mask,) = masks(write(tmp_path, one({"0": {"polygon": far}})), [0])
+    assert mask.pixels[0].tolist() == [[False] * 4 + [True] * 4] * 6
 
 
 def test_several_polygons_are_one_region(tmp_path):
@@ -76,7 +115,7 @@ def test_a_known_compressed_string(tmp_path):
 def test_masks_are_scaled_with_the_frames_and_unseen_objects_left_out(tmp_path):
     frames = {"0": {"polygon": [[0, 0], [3, 0], [3, 5], [0, 5]]}}
     path = write(tmp_path, one(frames), one({"9": {"polygon": [[0, 0], [1, 0], [1, 1]]}}, id=2))
-    (mask,) = masks(path, [0, 1], shrink=lambda image: image[::2, ::2])
+    (mask,) = masks(path, [0, 1], stored=(3, 4))
     assert mask.pixels.shape == (2, 3, 4)
     assert mask.pixels[0].tolist() == [[True, True, False, False]] * 3
 
@@ -84,7 +123,7 @@ def test_masks_are_scaled_with_the_frames_and_unseen_objects_left_out(tmp_path):
 def test_a_box_is_turned_about_the_downward_axis(tmp_path):
     box = {"center": [1, 2, 10], "size": [4, 1.5, 2], "rotation_y": math.pi / 2}
     path = write(tmp_path, one({"5": {"box3d": box}, "7": {"box3d": {**box, "sigma": 0.3}}}))
-    (boxes,) = boxes_of(path, read_objects(path), [5, 6, 7])
+    (boxes,) = boxes_of(path, read_objects(path, 10), [5, 6, 7])
     assert boxes.centers[0].tolist() == [1, 2, 10]
     assert bool(boxes.centers[1].isnan().all())
     assert boxes.sizes[2].tolist() == [4, 1.5, 2]
@@ -94,7 +133,8 @@ def test_a_box_is_turned_about_the_downward_axis(tmp_path):
     assert masks(path, [5]) == ()
     matrix = {"center": [1, 2, 10], "size": [4, 1.5, 2], "rotation": boxes.rotations[0].tolist()}
     again = write(tmp_path, one({"5": {"box3d": matrix}}, id=3))
-    (same,) = boxes_of(again, read_objects(again), [5])
+    (same,) = boxes_of(again, read_objects(again, 10), [5])
+    assert same.id == 3
     assert torch.equal(same.rotations[0], boxes.rotations[0])
 
 
@@ -108,6 +148,7 @@ def test_a_box_is_turned_about_the_downward_axis(tmp_path):
         (one({}, name=" "), "'name'"),
         (one({"a": {"polygon": []}}), "named by their numbers"),
         (one({"0": {"circle": []}}), "object 1, frame 0: expected one of the keys polygon, rle, box3d"),
+        (one({"0": {"polygon": []}, "00": {"polygon": []}}), "object 1, frame 00: stands there twice"),
         (one({"0": {"polygon": []}, "1": {"box3d": {}}}), "object 1: its frames mix box3d and polygon"),
     ],
 )
@@ -115,18 +156,32 @@ def test_a_malformed_file_is_named(tmp_path, content, message):
     path = tmp_path / "objects.json"
     path.write_text(content if isinstance(content, str) else json.dumps({"objects": [content]}))
     with pytest.raises(InputError, match=message) as error:
-        read_objects(path)
+        read_objects(path, 10)
     assert "objects.json" in str(error.value)
 
 
 def test_two_objects_of_one_id_are_named(tmp_path):
     with pytest.raises(InputError, match="the id 1 is given to two objects"):
-        read_objects(write(tmp_path, one({}), one({})))
+        read_objects(write(tmp_path, one({}), one({})), 10)
+
+
+def test_a_frame_that_the_video_does_not_have_is_named(tmp_path):
+    path = write(tmp_path, one({"9": {"polygon": []}}), one({"3": {"polygon": []}, "12": {"polygon": []}}, id=2))
+    assert len(read_objects(path, 13)) == 2
+    with pytest.raises(InputError, match="object 2, frame 12: the video's last frame is number 11"):
+        read_objects(path, 12)
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"polygon": 5}, r"shape \['n', 2\]"),
+        ({"polygon": {"a": 1}}, r"shape \['n', 2\]"),
+        ({"polygon": [["0", "0"], ["1", "0"], ["1", "1"]]}, r"shape \['n', 2\]"),
+        ({"rle": {"size": [6, 8], "counts": [True] * 48}}, "whole numbers"),
+        ({"box3d": 3}, '"center"'),
+        ({"box3d": {"center": [0, 0, 1], "size": [1, 1, 1], "rotation_y": True}}, "'rotation_y': expected a number"),
+        ({"box3d": {"center": [0, 0, 1], "size": [1, 1, 1], "rotation_y": 0, "rotation": []}}, "one of the keys"),
         ({"polygon": [[0, 0], [1, 1]]}, "three points"),
         ({"polygon": [[0, 0], [1, 1], [2, "x"]]}, r"shape \['n', 2\]"),
         ({"polygon": [[0, 0], [1, 1], [2, math.nan]]}, r"shape \['n', 2\]"),
@@ -145,5 +200,5 @@ def test_two_objects_of_one_id_are_named(tmp_path):
 def test_a_malformed_frame_names_object_and_frame(tmp_path, entry, message):
     path = write(tmp_path, one({"3": entry}))
     with pytest.raises(InputError, match=message) as error:
-        masks(path, [3]) + boxes_of(path, read_objects(path), [3])
+        masks(path, [3]) + boxes_of(path, read_objects(path, 10), [3])
     assert "objects.json: object 1, frame 3" in str(error.value)

@@ -74,6 +74,15 @@ def test_a_point_that_leaves_the_image_is_lost():
     assert not bool(tracks.seen[leaving, 2].any())
 
 
+def test_what_is_seen_is_in_the_image():
+    # Slowly over every edge, so that points are matched just inside and just outside.
+    for way in ((0.7, 0.0), (-0.7, 0.0), (0.0, 0.7), (0.0, -0.7)):
+        tracks = FeatureTracker(count=400)(film([(t * way[0], t * way[1]) for t in range(8)]), start=0)
+        seen = tracks.pixels[tracks.seen]
+        assert bool((seen >= 0).all())
+        assert bool((seen <= torch.tensor([WIDTH - 1, HEIGHT - 1])).all())
+
+
 def test_corners_are_looked_for_inside_the_mask_only():
     mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     mask[40:60, 50:90] = True

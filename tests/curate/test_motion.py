@@ -1,4 +1,4 @@
-"""A ball that moves before a wall or stands still, under cameras that move or stand, and a street where nothing moves."""
+"""A ball that moves before a wall or stands still, under moving and still cameras; and a street where nothing moves."""
 
 import dataclasses
 

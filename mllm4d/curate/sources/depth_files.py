@@ -11,18 +11,37 @@ from PIL import Image
 from torch import Tensor
 
 from mllm4d.curate.sources.rig import Rig
-from mllm4d.curate.sources.views import FolderView, View
+from mllm4d.curate.sources.views import FolderView, View, check_numbers, size_text
 from mllm4d.schema import InputError
 
 
+def open_depth(folder: Path, left: View) -> FolderView | None:
+    """List a folder of depth images; None where there is no such folder.
+
+    Args:
+        folder: Holds a 16-bit PNG for every frame, with the numbers that the left images have in their names.
+        left: The left view.
+
+    Raises:
+        InputError: There are more or fewer images than frames, or their numbers differ.
+    """
+    if not folder.is_dir():
+        return None
+    depth = FolderView(folder)
+    if len(depth) != len(left):
+        raise InputError(f"{folder}: holds {len(depth)} depth images for {len(left)} frames")
+    if isinstance(left, FolderView):
+        check_numbers(left, depth)
+    return depth
+
+
 def read_depth(
-    folder: Path, left: View, frames: Sequence[int], size: tuple[int, int], stored: tuple[int, int], rig: Rig
-) -> tuple[Tensor | None, Tensor | None]:
+    images: FolderView, frames: Sequence[int], size: tuple[int, int], stored: tuple[int, int], rig: Rig
+) -> tuple[Tensor, Tensor]:
     """Read a clip's stored depth.
 
     Args:
-        folder: Holds a PNG for every frame, in the order of the numbers in their names; it need not exist.
-        left: The left view.
+        images: From ``open_depth``.
         frames: Frame numbers.
         size: (height, width) of the source's images.
         stored: (height, width) of the stored frames; they get the depth of the nearest pixel, because a mean over an
@@ -30,20 +49,14 @@ def read_depth(
         rig: Says the unit and the relative standard deviation.
 
     Returns:
-        Depth and its standard deviation, [T, *stored] float32, metres, 0 and infinite where unknown; or None twice
-        where there is no folder.
+        Depth and its standard deviation, [T, *stored] float32, metres, 0 and infinite where unknown.
 
     Raises:
-        InputError: There are more or fewer images than frames, or one is no 16-bit grey image of the views' size.
+        InputError: An image is damaged, or no 16-bit grey image of the views' size.
     """
-    if not folder.is_dir():
-        return None, None
-    files = FolderView(folder).files
-    if len(files) != len(left):
-        raise InputError(f"{folder}: holds {len(files)} depth images for {len(left)} frames")
     rows = np.round((np.arange(stored[0]) + 0.5) * size[0] / stored[0] - 0.5).astype(int)
     columns = np.round((np.arange(stored[1]) + 0.5) * size[1] / stored[1] - 0.5).astype(int)
-    maps = [_read(files[frame], size)[np.ix_(rows, columns)] for frame in frames]
+    maps = [_read(images.file(frame), size)[np.ix_(rows, columns)] for frame in frames]
     depth = torch.from_numpy(np.stack(maps).astype(np.float32)) / rig.depth_scale
     return depth, torch.where(depth > 0, rig.depth_sigma * depth, torch.inf)
 
@@ -57,5 +70,5 @@ def _read(file: Path, size: tuple[int, int]) -> np.ndarray:
     except (OSError, SyntaxError) as error:
         raise InputError(f"{file}: the depth image is damaged or cut off ({error})") from error
     if array.shape != size:
-        raise InputError(f"{file}: is {array.shape[1]}x{array.shape[0]} pixels, the view {size[1]}x{size[0]}")
+        raise InputError(f"{file}: is {size_text(array.shape)}, the view {size_text(size)}")
     return array

@@ -44,6 +44,19 @@ LAYOUTS = {"side_by_side": False, "top_bottom": True}
 UNITS = {"baseline": "metres", "fps": "frames per second", "depth_scale": "units a metre", "depth_sigma": "relative"}
 
 
+def read_rig(folder: Path) -> Rig:
+    """Read the calibration of a folder: ``calib.json``, or KITTI odometry's ``calib.txt``.
+
+    Raises:
+        InputError: Neither is there, or it is malformed.
+    """
+    if (folder / "calib.json").exists():
+        return read_calibration_json(folder / "calib.json")
+    if (folder / "calib.txt").exists():
+        return read_kitti_calibration(folder / "calib.txt", colour=(folder / "image_2").is_dir())
+    raise InputError(f"{folder}: the calibration is missing; expected calib.json or KITTI's calib.txt")
+
+
 def read_calibration_json(path: Path) -> Rig:
     """Read ``calib.json``.
 
@@ -116,6 +129,20 @@ def read_kitti_calibration(path: Path, colour: bool) -> Rig:
     return Rig(intrinsics, float(shift[0]), offset)
 
 
+def check_resolution(folder: Path, rig: Rig, size: tuple[int, int]) -> None:
+    """Check that the principal point lies in images of (height, width).
+
+    Raises:
+        InputError: It does not: the calibration is that of images of another size.
+    """
+    cx, cy = rig.intrinsics[:2, 2].tolist()
+    if not (0 < cx < size[1] and 0 < cy < size[0]):
+        raise InputError(
+            f"{folder}: the calibration is of another resolution: principal point ({cx:.6g}, {cy:.6g}) lies outside "
+            f"the {size[1]}x{size[0]} pixels of the images"
+        )
+
+
 def count_poses(path: Path, count: int) -> None:
     """Check that ``poses.txt`` has as many lines as there are frames.
 
@@ -166,7 +193,8 @@ def read_times(path: Path, count: int) -> Tensor:
     lines = _lines(path)
     if len(lines) != count:
         raise InputError(f"{path}: expected {count} times, one for each frame, found {len(lines)}")
-    times = torch.cat([_numbers(line, 1, f"{path}, line {number}") for number, line in enumerate(lines, start=1)])
+    numbers = [_floats(line, 1, f"{path}, line {number}")[0] for number, line in enumerate(lines, start=1)]
+    times = torch.tensor(numbers, dtype=torch.float64)
     if bool((times.diff() <= 0).any()):
         raise InputError(f"{path}: the times must increase from line to line")
     return times
@@ -180,10 +208,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _numbers(text: str, count: int, where: str) -> Tensor:
+    return torch.tensor(_floats(text, count, where), dtype=torch.float64)
+
+
+def _floats(text: str, count: int, where: str) -> list[float]:
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError as error:
         raise InputError(f"{where}: expected {count} numbers ({error})") from error
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise InputError(f"{where}: expected {count} finite numbers, got {text.strip()[:80]!r}")
-    return torch.tensor(numbers, dtype=torch.float64)
+    return numbers

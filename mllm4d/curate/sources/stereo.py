@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllm4d.curate.sources.annotations import boxes_of, masks_of, read_objects
+from mllm4d.curate.sources.annotations import Annotated, boxes_of, masks_of, read_objects
 from mllm4d.curate.sources.base import Source
-from mllm4d.curate.sources.depth_files import read_depth
-from mllm4d.curate.sources.rig import (
-    Rig,
-    count_poses,
-    read_calibration_json,
-    read_kitti_calibration,
-    read_poses,
-    read_times,
-)
-from mllm4d.curate.sources.views import PAIRS, View, open_views, shrink, stored_size
+from mllm4d.curate.sources.depth_files import open_depth, read_depth
+from mllm4d.curate.sources.rig import Rig, check_resolution, count_poses, read_poses, read_rig
+from mllm4d.curate.sources.stereo_layout import EXPECTED, frame_times, is_video, open_views
+from mllm4d.curate.sources.views import FolderView, View, common_size, shrink, stored_size
 from mllm4d.geometry.camera import resize_intrinsics
 from mllm4d.geometry.pose import rebase
 from mllm4d.schema import Clip, InputError
-
-LAYOUTS = (
-    "image_l and image_r, image_0 and image_1, image_2 and image_3, or left and right (folders of images, or video "
-    "files left.* and right.*), or a video file stereo.*"
-)
 
 
 @dataclass(frozen=True)
@@ -42,10 +32,12 @@ class _Video:
     name: str
     left: View
     right: View | None
+    depth: FolderView | None
     rig: Rig
     fps: float
     times: Tensor
     poses: Path | None
+    objects: tuple[Annotated, ...]
 
 
 @dataclass(frozen=True)
@@ -53,19 +45,31 @@ class StereoFolder(Source):
     """Rectified stereo video on disk, cut into clips of even length.
 
     A folder is one video when it holds the folders ``image_2`` and ``image_3`` (or ``image_0`` and ``image_1``,
-    ``image_l`` and ``image_r``, ``left`` and ``right``) with images, or video files ``left.*`` and ``right.*``, or one
-    video file ``stereo.*`` that shows the left view beside (or above) the right one. If the root itself is no such
-    folder, each of its sub-folders that is one is a video; one of those that is unusable stands as a single bad clip.
+    ``image_l`` and ``image_r``, ``left`` and ``right``) with images, or one video file ``stereo.*`` that shows the left
+    view beside (or above) the right one, or video files ``left.*`` and ``right.*``; the first of these that is there
+    counts. If the root itself is no such folder, each of its sub-folders that is one is a video. Where there are
+    several, one that is unusable stands as a single bad clip and the others go on.
 
     Beside the views lies the calibration: ``calib.json`` (see ``rig.read_calibration_json``) or KITTI odometry's
-    ``calib.txt``. Optional are
+    ``calib.txt``. It is that of one view, so that of a film that shows both it means the image after cutting.
+
+    * ``calib.json``: ``fx``, ``fy``, ``cx``, ``cy``, pixels; ``baseline``, metres; ``fps``, 1/s; ``layout`` of
+      ``stereo.*``, "side_by_side" (the default) or "top_bottom"; ``depth_scale`` and ``depth_sigma`` of ``depth``.
+
+    Optional are
 
     * ``poses.txt``, KITTI's: 3x4 camera-to-world a line, metres;
-    * ``times.txt``, seconds, one a line;
+    * ``times.txt``, seconds, one a line; without it the video file's own times or the frame rate count;
     * ``objects.json``, objects as polygons, run-length masks or 3-D boxes, see ``annotations``;
-    * ``depth/``, 16-bit PNGs named as the left images, z-depth times ``depth_scale`` (KITTI's 256 a metre), 0 unknown.
+    * ``depth``, 16-bit PNGs with the numbers that the left images have in their names: z-depth times ``depth_scale``
+      (KITTI's 256 a metre), 0 unknown, with a standard deviation of ``depth_sigma`` (0.02) times the depth. It is taken
+      instead of an estimate, also where there is a right view.
 
-    With ``depth/``, or with a ``calib.json`` that has no ``baseline``, the right view may be missing.
+    With ``depth`` (RGB-D), or with a ``calib.json`` that has no ``baseline`` (a single camera), the right view may be
+    missing; its clips have neither right view nor baseline, which whoever needs them then says.
+
+    What is wrong with a folder as a whole is said by ``keys``; what is wrong with one frame is said by ``load``, and
+    only clips that use the frame are lost.
 
     Attributes:
         root: The folder.
@@ -125,20 +129,21 @@ class StereoFolder(Source):
             InputError: There is no such clip, its video is unusable, or one of its images, poses or objects is.
         """
         name, _, number = key.rpartition("-")
-        folders = self._folders()
-        if name not in folders or not number.isdigit():
+        folder = self._folders(name).get(name)
+        if folder is None or not number.isdecimal():
             raise InputError(f"{self.root}: has no clip {key!r}")
-        video = self._open(folders[name])
+        video = self._open(folder)
         cuts = self._cut(video)
         if int(number) >= len(cuts):
             raise InputError(f"{self.root}: has no clip {key!r}, video {video.name!r} makes {len(cuts)} clips")
         frames = cuts[int(number)]
-        size = _check_sizes(video, frames)
+        size = common_size(video.left, video.right, frames)
+        check_resolution(folder, video.rig, size)
         stored = stored_size(size, self.max_width)
-        times = video.times[frames]
-        depth, depth_sigma = read_depth(video.folder / "depth", video.left, frames, size, stored, video.rig)
-        objects = video.folder / "objects.json"
-        annotated = read_objects(objects) if objects.exists() else ()
+        times, objects = video.times[frames], folder / "objects.json"
+        depth, depth_sigma = None, None
+        if video.depth is not None:
+            depth, depth_sigma = read_depth(video.depth, frames, size, stored, video.rig)
         return Clip(
             key=key,
             video=video.name,
@@ -151,8 +156,8 @@ class StereoFolder(Source):
             depth=depth,
             depth_sigma=depth_sigma,
             world_to_camera=None if video.poses is None else _poses(video.poses, frames, video.rig),
-            masks=masks_of(objects, annotated, frames, size, lambda image: _shrink_one(image, stored)),
-            boxes=boxes_of(objects, annotated, frames),
+            masks=masks_of(objects, video.objects, frames, size, stored),
+            boxes=boxes_of(objects, video.objects, frames),
             provenance={
                 "source": "stereo",
                 "video": video.name,
@@ -162,58 +167,44 @@ class StereoFolder(Source):
             },
         )
 
-    def _folders(self) -> dict[str, Path]:
-        """The videos' folders by the names that keys begin with, in order."""
+    def _folders(self, wanted: str | None = None) -> dict[str, Path]:
+        """The videos' folders (only the one that is wanted) by the names that keys begin with, in order."""
         root = Path(self.root)
         if not root.is_dir():
             raise InputError(f"{root}: there is no such folder")
-        folders = [root] if _is_video(root) else [path for path in sorted(root.iterdir()) if _is_video(path)]
-        if not folders:
-            raise InputError(f"{root}: holds no stereo video, nor does a folder in it; expected {LAYOUTS}")
+        if is_video(root):
+            return {_safe(root.resolve().name): root}
         named: dict[str, Path] = {}
-        for folder in folders:
-            safe = _safe(folder.resolve().name)
+        for name in sorted(os.listdir(root)):
+            safe = _safe(name)
+            if wanted not in (None, safe) or not is_video(root / name):
+                continue
             if safe in named:
-                raise InputError(f"{root}: {named[safe].name} and {folder.name} would have the same keys, {safe!r}")
-            named[safe] = folder
+                raise InputError(f"{root}: {named[safe].name} and {name} would have the same keys, {safe!r}")
+            named[safe] = root / name
+        if not named and wanted is None:
+            raise InputError(f"{root}: holds no stereo video, nor does a folder in it; expected {EXPECTED}")
         return named
 
     def _open(self, folder: Path) -> _Video:
-        rig = _read_rig(folder)
+        rig = read_rig(folder)
         alone = (folder / "depth").is_dir() or rig.baseline is None
-        views = open_views(folder, right=not alone, stacked=rig.stacked)
-        if views is None:
-            raise InputError(f"{folder}: holds no stereo video; expected {LAYOUTS}")
-        left, right = views
+        left, right = open_views(folder, right=not alone, stacked=rig.stacked)
         if right is not None and rig.baseline is None:
             raise InputError(f"{folder / 'calib.json'}: key 'baseline' is missing (metres), and there is a right view")
         if -(-len(left) // self.stride) < 2:
             raise InputError(f"{left.path}: expected at least two frames, found {len(left)} (stride {self.stride})")
-        fps, times = self._timing(folder, left, rig)
-        poses = folder / "poses.txt"
-        if self.poses == "estimate" or (self.poses == "auto" and not poses.exists()):
-            return _Video(folder, folder.resolve().name, left, right, rig, fps, times, None)
-        count_poses(poses, len(left))
-        return _Video(folder, folder.resolve().name, left, right, rig, fps, times, poses)
-
-    def _timing(self, folder: Path, left: View, rig: Rig) -> tuple[float, Tensor]:
-        """Nominal frame rate and the frames' times, both as far as possible from the files."""
-        path = folder / "times.txt"
-        times = read_times(path, len(left)) if path.exists() else left.times()
-        rates = {"the argument 'fps'": self.fps, "calib.json": rig.fps}
-        if times is not None:
-            rates[path.name if path.exists() else left.path.name] = 1 / float(times.diff().median())
-        known = {name: rate for name, rate in rates.items() if rate is not None}
-        if not known:
-            raise InputError(
-                f"{folder}: no frame rate: neither calib.json nor a file times.txt gives one; name it under the key "
-                "'fps' (KITTI odometry has 10)"
-            )
-        if max(known.values()) > 1.05 * min(known.values()):
-            said = ", ".join(f"{name} says {rate:.4g}" for name, rate in known.items())
-            raise InputError(f"{folder}: the frame rate is contradictory: {said}")
-        fps = next(iter(known.values()))
-        return fps, torch.arange(len(left), dtype=torch.float64) / fps if times is None else times
+        fps, times = frame_times(folder, left, rig, self.fps)
+        poses: Path | None = folder / "poses.txt"
+        if self.poses == "estimate" or (self.poses == "auto" and not (folder / "poses.txt").exists()):
+            poses = None
+        else:
+            count_poses(folder / "poses.txt", len(left))
+        objects = folder / "objects.json"
+        annotated = read_objects(objects, len(left)) if objects.exists() else ()
+        name = Path(self.root).resolve().name if folder == Path(self.root) else folder.name
+        depth = open_depth(folder / "depth", left)
+        return _Video(folder, name, left, right, depth, rig, fps, times, poses, annotated)
 
     def _cut(self, video: _Video) -> list[list[int]]:
         """Frame numbers of every clip."""
@@ -221,51 +212,9 @@ class StereoFolder(Source):
         return [part.tolist() for part in np.array_split(used, -(-len(used) // self.clip_frames))]
 
 
-def _is_video(path: Path) -> bool:
-    files = any(any(path.glob(f"{name}.*")) for name in ("left", "stereo"))
-    return path.is_dir() and (any((path / left).is_dir() for left, _ in PAIRS) or files)
-
-
 def _safe(name: str) -> str:
     """A key may hold letters, digits, '-' and '_' only."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
-
-
-def _read_rig(folder: Path) -> Rig:
-    if (folder / "calib.json").exists():
-        return read_calibration_json(folder / "calib.json")
-    if (folder / "calib.txt").exists():
-        return read_kitti_calibration(folder / "calib.txt", colour=(folder / "image_2").is_dir())
-    raise InputError(f"{folder}: the calibration is missing; expected calib.json or KITTI's calib.txt")
-
-
-def _check_sizes(video: _Video, frames: Sequence[int]) -> tuple[int, int]:
-    """(height, width) that all these frames have on both sides, and that the calibration fits."""
-    # The first frame of the clip, not of the video: what is wrong elsewhere is another clip's trouble.
-    size = video.left.size(frames[0])
-    for index in frames:
-        for view in (video.left, video.right):
-            if view is not None and view.size(index) != size:
-                found = _text(view.size(index))
-                raise InputError(
-                    f"{view.name(index)}: is {found}, expected {_text(size)} as {video.left.name(frames[0])} is"
-                )
-    cx, cy = video.rig.intrinsics[:2, 2].tolist()
-    if not (0 < cx < size[1] and 0 < cy < size[0]):
-        raise InputError(
-            f"{video.left.path.parent}: the calibration is of another resolution: principal point ({cx:.6g}, {cy:.6g}) "
-            f"lies outside the {_text(size)} images"
-        )
-    return size
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]} pixels"
-
-
-def _shrink_one(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A grey image [H, W] scaled down as the frames are."""
-    return shrink(torch.from_numpy(image)[None, ..., None].expand(-1, -1, -1, 3), size)[0, ..., 0].numpy()
 
 
 def _poses(path: Path, frames: Sequence[int], rig: Rig) -> Tensor:
