@@ -1,12 +1,15 @@
-"""What a model takes: encoded questions, and padded batches of them."""
+"""What a model takes: encoded questions, and padded or packed batches of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mllm4d.models.attention import Layout
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,36 @@ class Batch:
         tokens = {name: tensor.to(device) for name, tensor in self.tokens.items()}
         vision = {name: tensor.to(device) for name, tensor in self.vision.items()}
         return replace(self, tokens=tokens, labels=self.labels.to(device), vision=vision)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Questions one after the other in a single row, without padding.
+
+    Attributes:
+        ids: The questions' ids, in the order of the row.
+        tokens: Per-token tensors [1, L], and ``position_ids`` [1, L] or [4, 1, L].
+        labels: [1, L], token ids of the answers, -100 elsewhere; no sample's first token is one.
+        vision: The clips' tensors, concatenated in the order of the row.
+        layout: Which tokens belong together.
+        attention: What else the forward needs to keep the samples apart.
+    """
+
+    ids: tuple[str, ...]
+    tokens: Mapping[str, Tensor]
+    labels: Tensor
+    vision: Mapping[str, Tensor]
+    layout: Layout
+    attention: Mapping[str, Any]
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the model's forward; a row is not for ``generate``."""
+        return {**self.tokens, **self.vision, **self.attention, "use_cache": False}
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The batch on a device."""
+        tokens, vision, attention = (
+            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
+            for values in (self.tokens, self.vision, self.attention)
+        )
+        return replace(self, tokens=tokens, labels=self.labels.to(device), vision=vision, attention=attention)
