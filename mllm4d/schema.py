@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 
 class UnfinishedError(InputError):
-    """Work stopped half-way for a reason that lies outside the input: what is done is kept, the same command goes on."""
+    """Work stopped for a reason that lies outside the input: what is done is kept, and the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Camera:
     Attributes:
         intrinsics: [3, 3], pixels of the stored frames.
         world_to_camera: [T, 4, 4], metres.
-        center_sigma: [T], standard deviation of the camera centre relative to the first frame's (per axis), metres; 0 is
-            exact.
+        center_sigma: [T], standard deviation of the camera centre relative to the first frame's (per axis), metres; 0
+            is exact.
         rotation_sigma: [T], standard deviation of the rotation relative to the first frame's (per axis), radians.
     """
 

@@ -32,8 +32,8 @@ class MonocularDepth(DepthEstimator):
     A metric model gives z-depth in metres. A relative one gives inverse depth up to a scale and a shift per image, and
     so no metres: give it to ``mllm4d.curate.learned.scaled.ScaledToStereo``. Which of the two a model is, its config
     says for Depth Anything; ZoeDepth, GLPN and Depth Pro are metric always. DPT's does not say (MiDaS is relative,
-    DINOv2's NYU and KITTI heads are metric), nor do others': there ``metric`` must be given. Depth Pro's estimate of the focal
-    length is replaced by the known one.
+    DINOv2's NYU and KITTI heads are metric), nor do others': there ``metric`` must be given. Depth Pro's
+    estimate of the focal length is replaced by the known one.
 
     The sigma is an assumption, not a measurement. ZoeDepth reports a mean absolute relative error of 0.077 on NYU, on
     which it was trained, and of 0.12 (SUN RGB-D), 0.19 (iBims-1), 0.33 (DIODE indoor) and 0.42 (HyperSim) on images of
