@@ -1,19 +1,35 @@
 """Who reads which question when: an epoch's order as a pure function of counts and seed.
 
 The plan is made before anything is read, from the counts in ``index.json``. So the order does not depend on the number
-of reading processes, every rank has the same number of steps, each question comes exactly once an epoch, and a clip is
-decoded once for all of its questions (twice when the border between two ranks runs through it).
+of reading processes, every rank has the same number of steps in every epoch, each question comes exactly once an epoch
+(or as often as its set's weight says), and a clip is decoded once for all of its questions (twice when the border
+between two ranks or epochs runs through it).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from math import ceil, lcm
 from random import Random
+from typing import NamedTuple
 
+from mllm4d.data.mixing import Part, cut, draw, interleave
 from mllm4d.schema import InputError
-from mllm4d.shards import Shard
+
+Item = tuple[int, int]
+"""Index into the plan's clips, and number of the question."""
+
+
+class ClipRef(NamedTuple):
+    """A clip: number of the part, of the shard in it, of the clip in that."""
+
+    part: int
+    shard: int
+    clip: int
 
 
 @dataclass(frozen=True)
@@ -21,16 +37,16 @@ class Plan:
     """One rank's epoch.
 
     Attributes:
-        clips: (shard's file name, clip key) in the order of reading.
-        batches: For each step the (index into ``clips``, index of the question) pairs of its batch.
+        clips: In the order of reading; one that is drawn twice stands there twice.
+        batches: For each step its questions.
     """
 
-    clips: tuple[tuple[str, str], ...]
-    batches: tuple[tuple[tuple[int, int], ...], ...]
+    clips: tuple[ClipRef, ...]
+    batches: tuple[tuple[Item, ...], ...]
 
 
 def plan_epoch(
-    shards: Sequence[Shard],
+    parts: Sequence[Part],
     batch_size: int,
     *,
     seed: int = 0,
@@ -38,11 +54,12 @@ def plan_epoch(
     rank: int = 0,
     world_size: int = 1,
     window: int = 0,
+    batch_tokens: int | None = None,
 ) -> Plan:
     """Plan one rank's epoch.
 
     Args:
-        shards: All shards of the split, as the index lists them.
+        parts: The shard sets, with the shards of the splits that are read.
         batch_size: Questions in a step on one rank. Steps are of even size, so that some may have fewer, never none;
             where ranks cannot share evenly, one step of some ranks has one more.
         seed: Decides the order, together with ``epoch``.
@@ -50,40 +67,45 @@ def plan_epoch(
         rank: This process among those that train together.
         world_size: How many they are.
         window: Questions that are mixed with each other; 0 keeps the order of the shards.
+        batch_tokens: Tokens in a step on one rank, padding included, in place of ``batch_size``: questions of similar
+            length come together, as many as fit by the parts' ``tokens``. Where a rank has fewer questions than steps,
+            its last batches are empty: a reader repeats a question there. That takes questions longer than half the
+            budget, or very few of them.
 
     Returns:
         The plan; all ranks have the same number of batches.
 
     Raises:
-        InputError: There are fewer questions than ranks.
+        InputError: There are fewer questions than ranks, or one is estimated to exceed ``batch_tokens`` by itself.
     """
-    random = Random(f"{seed}/{epoch}")
-    order = list(shards)
-    if window:
-        random.shuffle(order)
-    stream = [
-        (shard.path, key, question)
-        for shard in order
-        for key, count in zip(shard.keys, shard.questions, strict=True)
-        for question in range(count)
+    fits = None if batch_tokens is None else _rows_that_fit(parts, batch_tokens)
+    work = _work(parts, fits)
+    streams = [
+        draw(number, own, part.weight, seed, epoch, window > 0)
+        for number, (part, own) in enumerate(zip(parts, work, strict=True))
     ]
-    if len(stream) < world_size:
-        raise InputError(f"{len(stream)} questions are too few for {world_size} ranks")
-    start, stop = (len(stream) * r // world_size for r in (rank, rank + 1))
-    # From the shortest rank: were it from the longest, a rank could be left with a step and no question for it.
-    steps = -(-(len(stream) // world_size) // batch_size)
-
-    clips: dict[tuple[str, str], int] = {}
-    items = [(clips.setdefault((path, key), len(clips)), question) for path, key, question in stream[start:stop]]
+    runs = interleave([stream for stream in streams if stream])
+    total, count = sum(sum(run.work) for run in runs), sum(len(run.work) for run in runs)
+    if count < world_size:
+        raise InputError(f"{count} questions are too few for {world_size} ranks")
+    start, stop = (total * r // world_size for r in (rank, rank + 1))
+    mine = list(cut(runs, start, stop))
+    clips = tuple(ClipRef(run.part, run.shard, run.clip) for run in mine)
+    items = [(n, question) for n, run in enumerate(mine) for question in range(run.first, run.first + len(run.work))]
     if window:
         items = _mix(items, window, Random(f"{seed}/{epoch}/{rank}"))
-    cuts = [len(items) * step // steps for step in range(steps + 1)]
-    return Plan(tuple(clips), tuple(tuple(items[a:b]) for a, b in pairwise(cuts)))
+    if fits is None:
+        # From the shortest rank: were it from the longest, a rank could be left with a step and no question for it.
+        steps = -(-(count // world_size) // batch_size)
+        cuts = [len(items) * step // steps for step in range(steps + 1)]
+        return Plan(clips, tuple(tuple(items[a:b]) for a, b in pairwise(cuts)))
+    sizes = [fits[ref.part][ref.shard][ref.clip][question] for ref, question in ((clips[n], q) for n, q in items)]
+    return Plan(clips, tuple(map(tuple, _fill(items, sizes, _steps(parts, fits, world_size)))))
 
 
-def _mix(items: Sequence[tuple[int, int]], window: int, random: Random) -> list[tuple[int, int]]:
+def _mix(items: Sequence[Item], window: int, random: Random) -> list[Item]:
     """Draw from a buffer of ``window`` items that is refilled in order, as a shuffle buffer does."""
-    buffer: list[tuple[int, int]] = []
+    buffer: list[Item] = []
     mixed = []
     for item in items:
         buffer.append(item)
@@ -93,3 +115,72 @@ def _mix(items: Sequence[tuple[int, int]], window: int, random: Random) -> list[
             mixed.append(buffer.pop())
     random.shuffle(buffer)
     return mixed + buffer
+
+
+Nested = list[list[tuple[int, ...]]]
+"""Of each shard, clip and question a number."""
+
+
+def _rows_that_fit(parts: Sequence[Part], batch_tokens: int) -> list[Nested]:
+    """Of each part's questions, how many of its length fill a batch."""
+    fits = []
+    for part in parts:
+        if part.tokens is None:
+            raise InputError("batch_tokens: the lengths of the questions are not known")
+        for shard, clips in zip(part.shards, part.tokens, strict=True):
+            for key, lengths in zip(shard.keys, clips, strict=True):
+                if max(lengths, default=0) > batch_tokens:
+                    raise InputError(
+                        f"batch_tokens: {batch_tokens} are fewer than one question about clip {key!r} of {shard.path} "
+                        f"has by the estimate, {max(lengths)}"
+                    )
+        fits.append([[tuple(batch_tokens // n for n in clip) for clip in shard] for shard in part.tokens])
+    return fits
+
+
+def _work(parts: Sequence[Part], fits: list[Nested] | None) -> list[Nested]:
+    """Work of each question: 1, or its share of a batch as a whole number, for all parts in the same unit."""
+    if fits is None:
+        return [[[(1,) * count for count in shard.questions] for shard in part.shards] for part in parts]
+    unit = lcm(*{n for part in fits for shard in part for clip in shard for n in clip})
+    return [[[tuple(unit // n for n in clip) for clip in shard] for shard in part] for part in fits]
+
+
+def _steps(parts: Sequence[Part], fits: list[Nested], world_size: int) -> int:
+    """Steps that suffice for any epoch and rank.
+
+    With n questions of which c fit a batch, a rank's share of n / c batches may need one more of each c > 1 that is not
+    full, and one where the border between two ranks or two epochs falls within a question.
+    """
+    batches, slack, rounded = Fraction(0), 0, set[int]()
+    for part, own in zip(parts, fits, strict=True):
+        counts = Counter(n for shard in own for clip in shard for n in clip)
+        rounded |= {n for n in counts if n > 1}
+        batches += sum((Fraction(count, n) for n, count in counts.items()), Fraction(0)) * Fraction(part.weight)
+        slack += part.weight != round(part.weight)
+    return ceil((batches + slack) / world_size) + len(rounded)
+
+
+def _fill(items: Sequence[Item], sizes: Sequence[int], steps: int) -> list[list[Item]]:
+    """Fill batches with questions of one size; so many of a size as fit, in the order in which batches become full.
+
+    Args:
+        items: The questions in order.
+        sizes: Of each, how many of its length fit.
+        steps: As many batches come out: the fullest are halved, or empty ones added.
+    """
+    open_batches: dict[int, list[Item]] = {}
+    batches: list[list[Item]] = []
+    for item, size in zip(items, sizes, strict=True):
+        batch = open_batches.setdefault(size, [])
+        batch.append(item)
+        if len(batch) == size:
+            batches.append(open_batches.pop(size))
+    batches += open_batches.values()
+    while len(batches) < steps:
+        fullest = max(range(len(batches)), key=lambda n: (len(batches[n]), n))
+        middle = len(batches[fullest]) // 2
+        if not middle:
+            return batches + [[] for _ in range(steps - len(batches))]
+        batches[fullest : fullest + 1] = [batches[fullest][:middle], batches[fullest][middle:]]
+    return batches
