@@ -123,8 +123,9 @@ def wording_prior(fit: Sequence[Question]) -> Solver:
     return solve
 
 
-def _words(question: Question) -> set[str]:
-    return set(re.findall(r"\w+(?:\.\d+)?", question.question.lower()))
+def _words(question: Question) -> list[str]:
+    # In one order: a set's differs from process to process, and with it the last digit of a sum, which decides ties.
+    return sorted(set(re.findall(r"\w+(?:\.\d+)?", question.question.lower())))
 
 
 def _gap(question: Question) -> tuple[str, int]:

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from mllm4d.curate.sources.world import World
 from mllm4d.schema import InputError
 from mllm4d.shards import read_index, read_shard
 from mllm4d.video import decode
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def small_world(seed=0):
@@ -58,6 +63,16 @@ def test_one_process_and_two_workers_make_the_same_bytes(made, tmp_path):
     one = curation(tmp_path / "one", workers=1).run()
     two = curation(tmp_path / "two", workers=2).run()
     assert contents(one) == contents(two) == contents(made)
+
+
+def test_bytes_do_not_depend_on_how_python_orders_sets(tmp_path):
+    script = "from tests.curate.test_run import curation; import sys; curation(sys.argv[1], pairs=12, per_clip=3).run()"
+    made = []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", script, str(tmp_path / seed)]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        made.append(contents(tmp_path / seed))
+    assert made[0] == made[1]
 
 
 def test_another_seed_makes_other_shards(made, tmp_path):
