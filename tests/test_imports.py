@@ -17,7 +17,7 @@ LEVELS = [
     {"models"},
     {"train"},
     {"bench"},
-    {"export", "card", "ask"},
+    {"export", "card", "ask", "score"},
     {"cli"},
     {"__main__"},
 ]
@@ -62,16 +62,22 @@ def run_python(code):
 
 
 def test_training_imports_without_open3d_and_opencv():
-    code = (
-        "import sys; sys.modules['open3d'] = sys.modules['cv2'] = None; import mllm4d.train.sft, mllm4d.train.callbacks"
-    )
-    result = run_python(code + ", mllm4d.data.datamodule, mllm4d.cli")
+    code = "import sys; sys.modules['open3d'] = sys.modules['cv2'] = None; import mllm4d.train.sft, mllm4d.train.rft"
+    result = run_python(code + ", mllm4d.train.callbacks, mllm4d.data.datamodule, mllm4d.cli")
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["fit", "--help"], ["test", "-h"], ["curate", "--help"], ["ask", "--help"], ["export", "-h"]],
+    [
+        ["--help"],
+        ["fit", "--help"],
+        ["test", "-h"],
+        ["curate", "--help"],
+        ["ask", "--help"],
+        ["export", "-h"],
+        ["score", "--help"],
+    ],
 )
 def test_help_needs_nothing_heavy(arguments):
     code = f"import sys; from mllm4d.__main__ import main; main({arguments!r}); print('torch' in sys.modules)"

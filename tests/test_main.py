@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 CURATE = [path for path in CONFIGS if path.parent.name == "curate"]
-TRAINER = [path for path in CONFIGS if path.parent.name not in ("curate", "model")]
+TRAINER = [path for path in CONFIGS if path.parent.name not in ("curate", "model", "trainer")]
 
 
 def mllm4d(*arguments, cwd=ROOT):

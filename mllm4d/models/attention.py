@@ -93,6 +93,8 @@ def attend(
     Returns:
         [1, H, L, D].
     """
+    # Under autocast rotary positions leave queries and keys in float32, beside values in bfloat16.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     # The first branch stands right after the prefix, so that the two are one causal piece.
     sizes = [size for prefix, (first, *rest) in layout.groups for size in (prefix + first, *rest)]
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scale}

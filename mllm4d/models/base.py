@@ -14,6 +14,8 @@ from torch import nn
 
 from mllm4d.models.families import Family, family_of
 from mllm4d.models.inputs import VideoInputs, VideoSettings
+from mllm4d.models.checkpointing import checkpoint_parts, use_liger
+from mllm4d.models.checkpointing import pretrained as pretrained
 from mllm4d.schema import InputError
 
 PARTS = tuple(Family.parts)
@@ -66,11 +68,15 @@ class BaseModel:
         attn_implementation: As in transformers; None leaves the choice to it.
         train: Parts that train in full: any of "vision", "merger", "language".
         lora: Adapters; their parts must not be among ``train``.
-        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: of every part
+            that needs gradients, or of the parts that are named.
         quantization: "4bit" keeps the language model's frozen weights in 4 bits (QLoRA, arXiv 2305.14314), for which
             it needs the package bitsandbytes and a GPU.
         family: How this kind of model wants its video; None finds it by the ``model_type`` of the model's own
             configuration.
+        liger: Put Liger's fused Triton kernels (arXiv 2410.10989) in place of the model's norms, rotary positions and
+            MLPs, for which it needs the package liger-kernel and a GPU. Its losses are not used: ours never makes all
+            logits either.
 
     Raises:
         InputError: A part is unknown, or has both, or is to train in full in 4 bits.
@@ -84,14 +90,17 @@ class BaseModel:
         attn_implementation: str | None = None,
         train: Sequence[str] = (),
         lora: LoRA | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Sequence[str] = False,
         quantization: Literal["4bit"] | None = None,
         family: Family | None = None,
+        liger: bool = False,
     ) -> None:
         self.path, self.dtype, self.attn_implementation = path, dtype, attn_implementation
         self.train, self.lora, self.gradient_checkpointing = train, lora, gradient_checkpointing
-        self.quantization, self.family = quantization, family
+        self.quantization, self.family, self.liger = quantization, family, liger
         _check_parts("base.train", train)
+        if not isinstance(gradient_checkpointing, bool):
+            _check_parts("base.gradient_checkpointing", gradient_checkpointing)
         if lora is not None and (both := [part for part in lora.parts if part in train]):
             raise InputError(f"base.train: {both[0]!r} trains in full or has adapters ('lora'), not both")
         if quantization is not None and "language" in train:
@@ -129,10 +138,13 @@ class BaseModel:
         except ImportError as error:
             raise InputError(f"base.path: {self.path}: its processor needs another package: {error}") from error
         family.check(model.config, processor)
+        if self.liger:
+            use_liger(model)
+        model = set_trained(model, self.train, self.lora, family)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.config.use_cache = False
-        return set_trained(model, self.train, self.lora, family), processor
+            parts = PARTS if self.gradient_checkpointing is True else self.gradient_checkpointing
+            checkpoint_parts(model, parts, family)
+        return model, processor
 
     def family_for(self, config: Any) -> Family:
         """The family named in ``family``, else the one that the model's configuration says."""
@@ -252,18 +264,19 @@ def _layers(model: nn.Module, family: Family, part: str, targets: Sequence[str])
 
 
 @contextmanager
-def reference(model: Any) -> Iterator[Any]:
+def reference(model: Any, family: Family | None = None) -> Iterator[Any]:
     """The base model inside an adapted one: adapters off, dropout off, no gradient.
 
     Args:
         model: A PeftModel.
+        family: The model's family; None finds it by its configuration.
 
     Raises:
         InputError: The model has no adapters, or parts of it train in full, so that its base is not there any more.
     """
     if not hasattr(model, "disable_adapter"):
         raise InputError("base.lora: a reference is the model without its adapters, and this model has none")
-    full = [row.part for row in trained_table(model) if row.part != "lora" and row.trained]
+    full = [row.part for row in trained_table(model, family) if row.part != "lora" and row.trained]
     if full:
         raise InputError(f"base.train: {full[0]!r} trains in full, so that the reference would change with it")
     training = [module for module in model.modules() if module.training]
@@ -277,6 +290,19 @@ def reference(model: Any) -> Iterator[Any]:
             module.training = True
 
 
+def row_of(name: str, family: Family) -> str:
+    """The row of the table of what trains that a parameter counts in: its part, or "lora" for adapters of any part.
+
+    Args:
+        name: Its dotted name.
+        family: The model's family.
+
+    Raises:
+        InputError: No part's pattern matches.
+    """
+    return "lora" if ".lora_" in name else family.part_of(name)
+
+
 def trained_table(model: nn.Module, family: Family | None = None) -> list[PartRow]:
     """How many parameters of each part train; adapters are a part of their own.
 
@@ -287,7 +313,7 @@ def trained_table(model: nn.Module, family: Family | None = None) -> list[PartRo
     family = family or family_of(getattr(model, "config", None))
     rows: dict[str, PartRow] = {}
     for name, parameter in model.named_parameters():
-        part = "lora" if ".lora_" in name else family.part_of(name)
+        part = row_of(name, family)
         known = rows.get(part, PartRow(part, 0, 0))
         # Weights in 4 bits lie packed; their quantisation knows how many they are.
         state = getattr(parameter, "quant_state", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -71,7 +72,7 @@ class Chat:
             words = f"{note}\n{prompt}" if note else prompt
             text = self._render(content, words, None)
             answer = "" if target is None else self.family.answer(text, self._render(content, words, target), target)
-            cut = self._cut(text, words, sum(item["type"] != "text" for item in content))
+            cut = self._cut(text, content, words)
             after = self.family.after_video if text[:cut].endswith(self.marker) else ""
             texts.append(Texts(text, after + text[cut:], answer))
             heads.add(text[:cut])
@@ -109,18 +110,21 @@ class Chat:
         except (ValueError, TemplateError) as error:
             raise InputError(f"the chat template of {type(self.processor).__name__}: {error}") from error
 
-    def _cut(self, text: str, words: str, markers: int) -> int:
+    def _cut(self, text: str, content: list[dict[str, Any]], words: str) -> int:
         """Where the question's own text begins: after the last token before it that tokenisers split at anyway."""
+        markers = sum(item["type"] != "text" for item in content)
         if text.count(self.marker) != markers:
             raise InputError(
                 f"the chat template writes {self.marker!r} {text.count(self.marker)} times for {markers} of them"
             )
-        video = text.rfind(self.marker)
-        start = text.find(words, video)
+        # Not by looking for the words: "a" is also in "<|video_pad|>". Where a question that begins with another sign
+        # makes a difference, this one begins.
+        other = self._render(content, "0" if not words.strip().startswith("0") else "1", None)
+        start = len(commonprefix([text, other]))
         # Some templates take blanks off both ends.
-        start = start if start >= 0 else text.find(words.strip(), video)
+        there = text.startswith((words, words.strip()), start) and text.rfind(self.marker) + len(self.marker) <= start
         before = [token for token in self.boundaries if token in text[:start]]
         cut = max((text.rfind(token, 0, start) + len(token) for token in before), default=0)
-        if start < 0 or cut <= video:
+        if not there or cut <= text.rfind(self.marker):
             raise InputError("the chat template must put the video, and after it the question as it is")
         return cut

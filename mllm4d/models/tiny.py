@@ -1,7 +1,8 @@
-"""A tiny Qwen3-VL with random weights, written as an ordinary Hugging Face folder, to try things without a download.
+"""A tiny Qwen3-VL, an ordinary Hugging Face folder, to try things without a download.
 
 Model class, processor and tokenizer are the real ones; only the sizes are small (2.4 M parameters). Its tokenizer is
-trained on the wordings of our own questions.
+trained on the wordings of our own questions. ``MLLM4DTiny`` comes with the package and knows what a general MLLM knows
+of coloured solids; ``TinyQwen3VL`` is made on the spot, with random weights.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,23 @@ COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink",
 SOLIDS = ("cube", "ball", "cylinder", "cone", "capsule", "ring", "pyramid", "box")
 
 
+SHIPPED = Path(__file__).with_name("mllm4d_tiny")
+"""The folder of ``mllm4d-tiny``; its README.md says what it can do and how it was made (``tools/train_tiny.py``)."""
+
+
+class MLLM4DTiny(BaseModel):
+    """``mllm4d-tiny``, the base MLLM that comes with the package: it sees, counts and answers, and knows no 4-D yet.
+
+    Args:
+        settings: As in ``BaseModel``.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(str(SHIPPED), **settings)
+
+
 class TinyQwen3VL(BaseModel):
-    """The tiny model; its folder is made at ``path`` when there is none.
+    """The tiny model with random weights; its folder is made at ``path`` when there is none.
 
     Args:
         path: Its folder.
@@ -144,8 +160,12 @@ def sentences() -> Iterator[str]:
     yield from (f"the {name}" for name in names)
 
 
-def build_tokenizer() -> Any:
-    """A small byte-level BPE: any text comes back as it was, numbers are read digit by digit."""
+def build_tokenizer(more: Iterable[str] = ()) -> Any:
+    """A small byte-level BPE: any text comes back as it was, numbers are read digit by digit.
+
+    Args:
+        more: Sentences that it learns its words from, beside ``sentences``.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -162,7 +182,7 @@ def build_tokenizer() -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(sentences(), trainer)
+    tokenizer.train_from_iterator(itertools.chain(sentences(), more), trainer)
     # One token each, but not special ones: the tags are the model's to say and must survive decoding.
     tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     return PreTrainedTokenizerFast(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import Metric
-from transformers import get_cosine_schedule_with_warmup
 
 from mllm4d.data.stream import QuestionBatch
-from mllm4d.models.base import BaseModel, format_table, trained_table
+from mllm4d.models.base import BaseModel
 from mllm4d.models.inputs import VideoInputs, VideoSettings
+from mllm4d.models.logprobs import CHUNK, answer_positions, hidden_at, token_log_probs
 from mllm4d.schema import InputError
-from mllm4d.train.losses import answer_loss
+from mllm4d.train.module import MLLMModule
+from mllm4d.train.seeds import step_seed
 
 
-class SFT(LightningModule):
+class SFT(MLLMModule):
     """Trains a base MLLM to say the targets; validates and tests by letting it answer.
+
+    The loss is the mean over all answer tokens of an optimiser step, over all its micro-batches and ranks: each token
+    weighs the same wherever it lies. So the losses are summed, and the gradients divided once, when it is known by
+    what.
 
     Args:
         base: The base MLLM and what of it trains.
@@ -28,8 +33,15 @@ class SFT(LightningModule):
         learning_rate: Peak of the schedule.
         warmup: Share of the steps over which the rate rises; it falls to zero as a cosine after that.
         weight_decay: On matrices only.
-        betas: AdamW's.
+        betas: For optimisers that have them; None leaves theirs.
         max_new_tokens: Longest answer in evaluation.
+        optimizer: From groups of parameters to an optimiser; any class of torch's or another library's.
+        learning_rates: Peaks for parts ("vision", "merger", "language") and for the adapters ("lora") that are not
+            ``learning_rate``.
+        packing: From the preprocessing and the model to a preprocessing whose training batches are packed rows, such
+            as ``mllm4d.models.packing.PackedInputs``; None pads.
+        chunk: Answer tokens whose logits are in memory at once.
+        seed: Of new adapters and of dropout; None takes that of ``seed_everything``.
     """
 
     def __init__(
@@ -40,106 +52,103 @@ class SFT(LightningModule):
         learning_rate: float = 2e-5,
         warmup: float = 0.01,
         weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | None = None,
         max_new_tokens: int = 16,
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        learning_rates: Mapping[str, float] | None = None,
+        packing: Callable[[VideoInputs, torch.nn.Module], VideoInputs] | None = None,
+        chunk: int = CHUNK,
+        seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.base, self.video, self.metric = base, video, metric
-        self.learning_rate, self.warmup = learning_rate, warmup
-        self.weight_decay, self.betas = weight_decay, betas
-        self.max_new_tokens = max_new_tokens
-        # A checkpoint holds what was trained; the rest is the base model's.
-        self.strict_loading = False
-        self.model: Any = None
-        self.inputs: VideoInputs
+        super().__init__(
+            base=base,
+            video=video,
+            metric=metric,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            betas=betas,
+            max_new_tokens=max_new_tokens,
+            optimizer=optimizer,
+            learning_rates=learning_rates,
+            seed=seed,
+        )
+        self.packing, self.chunk = packing, chunk
+        # Of the optimiser step that is under way, on this rank: nats, and answer tokens.
+        self._sums: Tensor | None = None
 
-    def prepare_data(self) -> None:
-        """Make the base model where it has to be made, on one process of the machine."""
-        self.base.prepare()
+    def make_inputs(self, inputs: VideoInputs, model: torch.nn.Module) -> VideoInputs:
+        """Packed where that is asked for.
 
-    def configure_model(self) -> None:
-        """Load the base model."""
-        if self.model is None:
-            self.model, processor = self.base.load()
-            self.model.train()
-            self.inputs = VideoInputs(processor, self.video)
+        Args:
+            inputs: The preprocessing of the base model.
+            model: The model, with adapters.
+        """
+        return self.packing(inputs, model) if self.packing else inputs
 
     def on_fit_start(self) -> None:
-        """Say once what trains."""
-        rank_zero_info(format_table(trained_table(self.model)))
+        """Say once what trains.
 
-    def training_step(self, batch: QuestionBatch, batch_index: int) -> torch.Tensor:
-        """Loss of one batch, nats per answer token."""
-        loss = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.questions))
-        return loss
+        Raises:
+            InputError: The strategy keeps gradients to itself, so that micro-batches could not be weighted.
+        """
+        if self._hidden_gradients and self.trainer.accumulate_grad_batches > 1:
+            raise InputError(
+                "trainer.accumulate_grad_batches: with DeepSpeed, answer tokens of several micro-batches cannot be "
+                "weighted alike; set it to 1, or use ddp or mllm4d.train.sharding.ShardedStrategy"
+            )
+        super().on_fit_start()
+
+    def training_step(self, batch: QuestionBatch, batch_index: int) -> Tensor:
+        """Sum of the losses of one batch, nats; ``on_before_optimizer_step`` makes a mean of its gradients."""
+        # Nothing that was drawn before counts, so that a resumed run has the dropout of the run that was not stopped.
+        torch.manual_seed(step_seed(self.seed, self.trainer.current_epoch, batch_index, self.global_rank))
+        total, count = self._loss(batch)
+        sums = torch.stack([total.detach(), total.new_tensor(count)])  # [2]
+        self._sums = sums if self._sums is None else self._sums + sums
+        if self._hidden_gradients:
+            tokens = self.trainer.strategy.reduce(sums[1].clone(), reduce_op="sum")
+            return total * self.trainer.world_size / tokens.clamp(min=1)
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make gradients of the sum those of the mean over the step's answer tokens, before they are clipped."""
+        assert self._sums is not None
+        total, tokens = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        self._sums = None
+        self.log("train/loss", total / max(tokens, 1), prog_bar=True)
+        if self._hidden_gradients:
+            return
+        # Ranks' gradients come averaged, and Lightning has divided each loss by the number of micro-batches.
+        scale = self.trainer.world_size * self.trainer.accumulate_grad_batches / max(tokens, 1)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
 
     def validation_step(self, batch: QuestionBatch, batch_index: int) -> dict[str, list[str]]:
         """Log the loss; returns the model's answers under ``texts``."""
-        self.log("val/loss", self._loss(batch), batch_size=len(batch.questions), sync_dist=True)
-        return {"texts": self._answer(batch)}
+        total, count = self._loss(batch)
+        # Weighted by the tokens.
+        self.log("val/loss", total / max(count, 1), batch_size=count, sync_dist=True)
+        return {"texts": self.answer(batch)}
 
-    def test_step(self, batch: QuestionBatch, batch_index: int) -> dict[str, list[str]]:
-        """Returns the model's answers under ``texts``."""
-        return {"texts": self._answer(batch)}
+    def _loss(self, batch: QuestionBatch) -> tuple[Tensor, int]:
+        """Sum over the answer tokens of a batch, nats, and how many they are."""
+        at, targets = answer_positions(batch.inputs.labels)
+        states, head = hidden_at(self.model, {**batch.inputs.model_inputs(), "use_cache": False}, at)
+        return -token_log_probs(states, head, targets, self.chunk).sum(), len(targets)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores."""
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores."""
-        self._log_scores("test")
-
-    def _loss(self, batch: QuestionBatch) -> torch.Tensor:
-        logits = self.model(**batch.inputs.model_inputs()).logits
-        return answer_loss(logits, batch.inputs.labels)
-
-    @torch.no_grad()
-    def _answer(self, batch: QuestionBatch) -> list[str]:
-        prompts = batch.prompts.model_inputs()
-        tokens = self.model.generate(**prompts, max_new_tokens=self.max_new_tokens, do_sample=False)
-        answers = tokens[:, prompts["input_ids"].shape[1] :]
-        texts = self.inputs.processor.batch_decode(answers, skip_special_tokens=True)
-        self.metric.update(texts, batch.questions)
-        return texts
-
-    def _log_scores(self, split: str) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in self.metric.compute().items()})
-        self.metric.reset()
+    @property
+    def _hidden_gradients(self) -> bool:
+        """DeepSpeed keeps gradients in buffers of its own: losses are weighted before its backward pass."""
+        return self.trainer.strategy.handles_gradient_accumulation
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW on what trains, decay on matrices only; linear warm-up, then a cosine to zero.
+        """The optimiser on what trains, by parts; linear warm-up, then a cosine to zero.
 
         Raises:
-            InputError: Nothing trains.
+            InputError: Nothing trains, or a part that has a learning rate does not.
         """
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        if not trained:
-            raise InputError("model.base: nothing would train; name parts under 'train' or give 'lora'")
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.learning_rate, betas=self.betas)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
+        optimizer, schedule = self.make_optimizer(int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what was trained."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint was made with the same parts training.
-
-        Raises:
-            InputError: It lacks a trained parameter, or has one that this configuration does not train.
-        """
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        if differing := sorted(trained ^ set(checkpoint["state_dict"])):
-            raise InputError(
-                f"checkpoint: {len(differing)} trained parameters differ from what this configuration trains, first "
-                f"{differing[0]!r}; expected the same base, 'lora' and 'train' as in training"
-            )

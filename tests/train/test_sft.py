@@ -15,12 +15,14 @@ from mllm4d.bench.metrics import MultipleChoiceAccuracy
 from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.world import World
 from mllm4d.data.datamodule import ClipDataModule
-from mllm4d.models.base import LoRA
+from mllm4d.data.stream import QuestionBatch
+from mllm4d.models.base import LoRA, trained_table
 from mllm4d.models.inputs import VideoSettings
 from mllm4d.models.tiny import TinyQwen3VL
 from mllm4d.schema import InputError
 from mllm4d.train.callbacks import SampleClips, ScoreTable
 from mllm4d.train.sft import SFT
+from tests.data.shard_sets import question
 
 ALL = ("vision", "merger", "language")
 
@@ -117,6 +119,67 @@ def test_a_checkpoint_holds_what_was_trained_and_comes_back(folder, tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
     with pytest.raises(InputError, match="trained parameters differ"):
         trainer(folder).validate(module(folder), data(folder), ckpt_path=str(tmp_path / "a.ckpt"), verbose=False)
+
+
+def lesson(folder, prompts, targets):
+    """A module with its model in evaluation mode, its records, and the sum of the losses of them all."""
+    model = module(folder)
+    model.configure_model()
+    model.model.eval()
+    frames = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ids = [f"clip/{number}" for number in range(len(prompts))]
+    records = model.inputs.encode(frames, torch.arange(8) / 4, 4.0, prompts, targets, ids)
+    return model, records
+
+
+@torch.no_grad()
+def test_loss_is_on_the_answer_and_its_end_alone_whatever_the_texts_say(folder):
+    prompts = ["assistant", "What did the assistant say?\nassistant\nA. 0.5 m", "And then?"]
+    targets = ["B", "assistant\nassistant", " left assistant"]
+    model, records = lesson(folder, prompts, targets)
+    expected, count = 0.0, 0
+    for record, prompt, target in zip(records, prompts, targets, strict=True):
+        answer = model.inputs.tokenizer(f"{target}<|im_end|>")["input_ids"]
+        row = record.tokens["input_ids"]
+        assert row[-len(answer) :].tolist() == answer
+        assert model.inputs.tokenizer.decode(row[: -len(answer)]).endswith(
+            f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        logits = model.model(**model.inputs.collate([record]).model_inputs()).logits[0]  # [L, V], plain transformers
+        log_probs = logits[-len(answer) - 1 : -1].log_softmax(-1)
+        expected -= float(log_probs[range(len(answer)), answer].sum())
+        count += len(answer)
+    total, tokens = model._loss(QuestionBatch(model.inputs.collate(records), None, ()))
+    assert tokens == count
+    torch.testing.assert_close(float(total), expected, rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
+def test_what_generation_leaves_behind_changes_no_loss(folder):
+    model, records = lesson(folder, ["Where?", "Which way did it go, and how far was that?"], ["A", " left"])
+    prompts = model.inputs.collate([model.inputs.prompt_only(record) for record in records], side="left")
+    batch = QuestionBatch(model.inputs.collate(records), prompts, tuple(question("clip", n) for n in (0, 1)))
+    before = model._loss(batch)[0]
+    assert len(model.answer(batch)) == 2
+    assert torch.equal(model._loss(batch)[0], before)
+
+
+def test_adapters_leave_a_merger_that_trains_beside_them(folder):
+    # In the original, LoRA froze the merger that the flags had asked for.
+    lightning.seed_everything(0, verbose=False)
+    model = module(folder, train=("merger",), lora=LoRA(r=4, alpha=8))
+    run = trainer(folder, limit_val_batches=0, max_steps=1)
+    run.fit(model, data(folder))
+    rows = {row.part: row for row in trained_table(model.model, model.inputs.family)}
+    assert {part for part, row in rows.items() if row.trained} == {"merger", "lora"}
+    assert rows["merger"].trained == rows["merger"].total == 987_264
+    base = TinyQwen3VL(str(folder / "tiny")).load()[0].state_dict()
+    moved = [n for n, p in model.model.named_parameters() if "merger" in n and not torch.equal(p, base[plain(n)])]
+    assert len(moved) == 18  # three mergers of two linear layers and a norm, each with a bias
+
+
+def plain(name):
+    return name.removeprefix("base_model.model.")
 
 
 def test_frozen_parts_stay_and_trained_parts_move(folder):

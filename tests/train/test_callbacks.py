@@ -1,0 +1,110 @@
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+
+from mllm4d.data.datamodule import ClipDataModule
+from mllm4d.data.mixing import ShardSet
+from mllm4d.models.packing import PackedInputs
+from mllm4d.models.tiny import build_tiny
+from mllm4d.train import callbacks
+from mllm4d.train.callbacks import Throughput, computed_tokens
+from mllm4d.video import decode
+from tests.data.shard_sets import sample, write_set
+from tests.train.lessons import Lessons, sft, trainer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("callbacks")
+    build_tiny(folder / "tiny")
+    return folder
+
+
+class Metrics(lightning.Callback):
+    def __init__(self):
+        self.steps, self.lengths = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.lengths.append((int(computed_tokens(batch.inputs)), batch.inputs.tokens["input_ids"].numel()))
+
+
+class Clock:
+    """Time that goes on by one second whenever it is asked for, and by 100 in validation."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        self.now += 1.0
+        return self.now
+
+
+class Wait(lightning.Callback):
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_validation_start(self, trainer, pl_module):
+        self.clock.now += 100
+
+
+class Counting(Lessons):
+    @property
+    def skipped(self):
+        return {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize("packing", [None, PackedInputs])
+def test_tokens_without_padding_and_questions_a_second(root, monkeypatch, packing):
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    record = Metrics()
+    run = trainer(
+        root,
+        max_steps=4,
+        val_check_interval=2,
+        log_every_n_steps=2,
+        callbacks=[Wait(clock), Throughput(), record],
+        accumulate_grad_batches=1,
+    )
+    run.fit(sft(root, packing, train=("merger",), learning_rate=1e-4), Counting(2, evaluate=True))
+    # Two batches of two in a second, and none of the 100 of validation.
+    assert [step.get("train/questions_per_second") for step in record.steps] == [None, 4.0, 4.0, 4.0]
+    for place in (1, 3):
+        tokens = sum(length for length, _ in record.lengths[place - 1 : place + 1])
+        assert record.steps[place]["train/tokens_per_second"] == tokens
+        assert record.steps[place]["train/skipped"] == 3
+    assert all(length == room if packing else length < room for length, room in record.lengths)
+    assert "train/gpu_memory" not in record.steps[-1]
+
+
+def test_computed_tokens_by_hand(root):
+    module = sft(root)
+    module.configure_model()
+    module.trainer = trainer(root)
+    data = Lessons(2)
+    data.trainer = module.trainer
+    data.trainer.strategy._lightning_module = module
+    records = [record for record, _ in data.rows(module.inputs)[:2]]
+    lengths = [len(record.tokens["input_ids"]) for record in records]
+    assert lengths[0] != lengths[1]
+    assert int(computed_tokens(module.inputs.collate(records))) == sum(lengths)
+    packed = PackedInputs(module.inputs, module.model, share_prefix=False)
+    assert computed_tokens(packed.collate(records)) == sum(lengths)
+    # The clip's tokens are computed once for both.
+    both = PackedInputs(module.inputs, module.model).collate(records)
+    same = torch.stack([record.tokens["input_ids"][: min(lengths)] for record in records])
+    prefix = int((same[0] == same[1]).long().cumprod(0).sum())
+    assert computed_tokens(both) == sum(lengths) - prefix
+
+
+def test_clips_are_shown_from_whichever_set_they_lie_in(tmp_path):
+    sets = [ShardSet(str(write_set(tmp_path / name, {"val": [1]}, name=name, frames=3))) for name in ("a", "b")]
+    data = ClipDataModule(sets)
+    for name in ("a", "b"):
+        frames, times = callbacks._frames(SimpleNamespace(datamodule=data), f"{name}-val-0")
+        expected, _ = decode(sample(f"{name}-val-0", 1, frames=3).video)
+        assert torch.equal(frames, expected)
+        assert times.tolist() == [0, 0.25, 0.5]
