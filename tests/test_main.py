@@ -151,7 +151,7 @@ def test_an_answer_outside_the_options_stops_training(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    # Where clips lie in the tar, and their checksums, would be told wrong now; without them the shard is looked through.
+    # Where clips lie in the tar, and their checksums, would be told wrong now: without them the shard is read through.
     index = json.loads((shards / "index.json").read_text())
     for name in ("spans", "crc32"):
         del index["shards"][0][name]

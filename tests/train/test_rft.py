@@ -13,6 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from mllm4d.bench.metrics import MultipleChoiceAccuracy
+from mllm4d.data.datamodule import ClipDataModule
 from mllm4d.data.stream import QuestionBatch
 from mllm4d.models.base import LoRA
 from mllm4d.models.completions import stack
@@ -29,6 +30,7 @@ from mllm4d.train.rft import RFT
 from mllm4d.train.rollout import SharedRollout
 from mllm4d.train.scoring import Reward
 from tests.conftest import ROOT
+from tests.data.shard_sets import write_set
 from tests.train.lessons import Batches, Lessons, torchrun, trained_weights, trainer
 
 
@@ -85,6 +87,7 @@ def fit(folder, data, module, **settings):
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rft")
     build_tiny(folder / "tiny")
+    write_set(folder / "shards", {"r1": [3, 1, 2, 2]}, frames=8, size=64)
     return folder
 
 
@@ -323,9 +326,10 @@ def long_run(root, out, checkpoint=None, callbacks=()):
     module = rft(root, optimizer=torch.optim.AdamW, learning_rate=0.01, lora=LoRA(r=4, alpha=8, dropout=0.2))
     record = fit(
         root,
-        Lessons(2),
+        ClipDataModule(str(root / "shards"), workers=0, batch_size=2, train_split="r1"),
         module,
         max_steps=-1,
+        limit_val_batches=0,
         enable_checkpointing=True,
         callbacks=[saving, *callbacks],
         plugins=[AtomicCheckpointIO()],
