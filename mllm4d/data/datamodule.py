@@ -187,6 +187,10 @@ class ClipDataModule(LightningDataModule):
         if inputs is None:
             raise InputError("data: give 'inputs' when there is no trainer whose model has them")
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if training and trainer:
+            # Ranks that draw completions of the same prompts are one to the plan.
+            shared = getattr(trainer.lightning_module, "ranks_per_group", 1)
+            rank, world_size = rank // shared, world_size // shared
         parts = self._parts(sources, inputs) if training else [Part(source.shards) for source in sources]
 
         @lru_cache(maxsize=2)  # Lightning asks for the length again and again

@@ -277,18 +277,24 @@ class Same(Lessons):
         return Batches(self.batches())
 
 
+def streamed(root):
+    return ClipDataModule(str(root / "shards"), workers=0, batch_size=4, train_split="r1")
+
+
 TWO_RANKS = """
 import json, sys
 from pathlib import Path
 from tests.train.lessons import Lessons
-from tests.train.test_rft import Same, fit, rft, trained_weights
+from tests.train.test_rft import Same, fit, rft, streamed, trained_weights
 import torch
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 for name, data, settings in (
-    ("prompts", Lessons(4), {}), ("groups", Same(8), {"ranks_per_group": 2})
+    ("prompts", Lessons(4), {}),
+    ("groups", Same(8), {"ranks_per_group": 2}),
+    ("streamed", streamed(folder), {"ranks_per_group": 2}),
 ):
     module = rft(folder, **settings)
-    record = fit(out, data, module, devices=2, strategy="ddp")
+    record = fit(out, data, module, devices=2, strategy="ddp", limit_val_batches=0)
     if module.global_rank == 0:
         torch.save(trained_weights(module), out / f"{name}.pt")
         (out / f"{name}.json").write_text(json.dumps(record.logged))
@@ -299,8 +305,10 @@ def test_two_ranks_are_one_in_gradient_with_whole_groups_and_with_split_ones(roo
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS)
     torchrun(script, 29631, root, tmp_path)
-    module, record, _ = one_step
-    for name in ("prompts", "groups"):
+    alone = rft(root)
+    streamed_record = fit(root, streamed(root), alone, limit_val_batches=0)
+    whole = (one_step[0], one_step[1])
+    for name, (module, record) in {"prompts": whole, "groups": whole, "streamed": (alone, streamed_record)}.items():
         assert_close(torch.load(tmp_path / f"{name}.pt"), trained_weights(module), rtol=0, atol=1e-5)
         (logged,) = json.loads((tmp_path / f"{name}.json").read_text())
         for key in (

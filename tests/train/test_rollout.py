@@ -14,6 +14,7 @@ from mllm4d.models.inputs import VideoSettings
 from mllm4d.models.sharing import Plain, SharedPrefix, score_all
 from mllm4d.schema import InputError
 from mllm4d.train.rollout import GenerateRollout, SharedRollout
+from mllm4d.train.rollout.cache import RoomyLayer, make_room
 from mllm4d.train.rollout.engine import finish, numbers_of, uniforms
 from mllm4d.train.rollout.hf import Drawer
 from tests.models import tiny_families
@@ -169,6 +170,35 @@ def test_the_video_and_the_prompt_are_encoded_once_for_the_group(folder_of):
     longest = max(len(prompt.tokens["input_ids"]) for prompt in prompts)
     assert tokens == [(2, longest), (10, 1), (10, 1), (10, 1)]
     assert grids == [[4, 2]]
+
+
+def test_a_cache_with_room_holds_what_transformers_holds(monkeypatch):
+    monkeypatch.setattr("mllm4d.train.rollout.cache.ROOM", 3)
+    generator = torch.Generator().manual_seed(0)
+    plain = tf.DynamicCache()
+    plain.update(*torch.randn(2, 2, 3, 5, 4, generator=generator), 0)
+    roomy = make_room(tf.DynamicCache())
+    roomy.update(plain.layers[0].keys, plain.layers[0].values, 0)
+    roomy = make_room(roomy)
+    assert isinstance(roomy.layers[0], RoomyLayer)
+    for step in range(9):
+        for cache in (plain, roomy):
+            if step == 1:
+                cache.reorder_cache(torch.tensor([0, 0, 1, 1, 1]))
+            if step == 6:
+                cache.reorder_cache(torch.tensor([1, 4]))
+        rows = plain.layers[0].keys.shape[0]
+        new = torch.randn(2, rows, 3, 1, 4, generator=generator)
+        for ours, theirs in zip(roomy.update(*new, 0), plain.update(*new, 0), strict=True):
+            assert torch.equal(ours, theirs)
+        assert roomy.get_seq_length() == plain.get_seq_length() == 6 + step
+        assert roomy.get_mask_sizes(1, 0) == plain.get_mask_sizes(1, 0)
+    # Written in place, as long as there is room.
+    layer = roomy.layers[0]
+    layer.hold(layer.keys, layer.values)
+    before = layer.keys.data_ptr()
+    layer.update(*torch.randn(2, 2, 3, 1, 4))
+    assert layer.keys.data_ptr() == before
 
 
 def test_only_what_may_be_said_is_said(folder_of):
