@@ -9,6 +9,7 @@ from typing import Any
 
 TASKS = {
     "curate": "mllm4d.curate.run.Curation",
+    "score": "mllm4d.score.Score",
     "export": "mllm4d.export.Export",
     "ask": "mllm4d.ask.Ask",
 }
@@ -26,6 +27,7 @@ verbs:
   fit       train a model (and curate first where the config says how and there are no shards)
   validate  score a model on the validation split
   test      score a model on the test split
+  score     score finished answer files of a benchmark
   export    merge a checkpoint into its base: a Hugging Face folder with a model card
   ask       ask a model about a video file
 
@@ -34,6 +36,7 @@ verbs:
   python -m mllm4d fit -c configs/quickstart.yaml --data.batch_size 16 --trainer.max_epochs 2
   python -m mllm4d test -c configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   python -m mllm4d curate -c configs/curate/world.yaml --clips 200 --out runs/world
+  python -m mllm4d score --suite vlm4d answers_a.json answers_b.json
   python -m mllm4d export -c runs/sft/logs/config.yaml --ckpt_path runs/sft/checkpoints/last.ckpt --out runs/sft/model
   python -m mllm4d ask --model runs/sft/model --video FILE.mp4 "Which way did the camera go?"
 
@@ -103,7 +106,22 @@ usage: python -m mllm4d ask --model FOLDER --video FILE [--KEY VALUE ...] QUESTI
   --help-all            list every key with its type and default (takes some seconds)
 """
 
-TASK_HELP = {"curate": CURATE_HELP, "export": EXPORT_HELP, "ask": ASK_HELP}
+SCORE_HELP = """\
+usage: python -m mllm4d score [--suite NAME] [-c CONFIG] [--KEY VALUE ...] FILE [FILE ...]
+
+  FILE                  answers in the benchmark's released form, the model's under "response"; a JSON list or JSON
+                        lines
+  --suite NAME          vlm4d (unless told otherwise), vsi_bench, sti_bench, dsi_bench, ost_bench, mllm4d, custom, or a
+                        class_path
+  --suite.KEY VALUE     a setting of the suite, after --suite CLASS_PATH: files, videos, response, ...
+  -c CONFIG             YAML file with class_path and init_args under "suite"
+  --help-all            list every key with its type and default
+
+prints one JSON object a file: n, correct, accuracy, invalid, ci_low, ci_high, groups, the benchmark's official figures;
+with two files or more also {"paired": [...]}: exact McNemar test and bootstrap over videos, questions matched by id.
+"""
+
+TASK_HELP = {"curate": CURATE_HELP, "score": SCORE_HELP, "export": EXPORT_HELP, "ask": ASK_HELP}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -160,7 +178,11 @@ def build_task(verb: str, argv: Sequence[str]) -> Any:
         description=task.__doc__.split("\n")[0],
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated, later files win")
-    parser.add_class_arguments(task, as_group=False, as_positional=verb == "ask")
+    if verb == "score":
+        argv = _full_suite_name(argv)
+        parser.add_argument("files", nargs="+", type=str, metavar="FILE", help="answer files")
+    skip = {"files"} if verb == "score" else set()
+    parser.add_class_arguments(task, as_group=False, as_positional=verb == "ask", skip=skip)
     try:
         settings = parser.instantiate(parser.parse_args(list(argv)))
     except ValueError as error:
@@ -170,6 +192,15 @@ def build_task(verb: str, argv: Sequence[str]) -> Any:
         raise
     settings.pop("config", None)
     return task(**settings)
+
+
+def _full_suite_name(argv: Sequence[str]) -> list[str]:
+    """The command line with a suite's short name as its class path: only a class takes settings (``--suite.KEY``)."""
+    from mllm4d.bench.suites import NAMES
+
+    words = [word for part in argv for word in (part.split("=", 1) if part.startswith("--suite=") else [part])]
+    named = [before == "--suite" for before in ("", *words)]
+    return [NAMES.get(word, word) if after else word for word, after in zip(words, named[: len(words)], strict=True)]
 
 
 if __name__ == "__main__":

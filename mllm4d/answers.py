@@ -11,8 +11,9 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _DECLARED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*\(?\**([A-Z])\b(?![a-z'])", re.IGNORECASE)
 _LONE = re.compile(r"^\W*([A-Z])(?:[.):,\s]|\W*$)")
 _THINKING = re.compile(r"<(/?)thinking>", re.IGNORECASE)
-_CENTER = re.compile(r"^[ \t]*(?:[-*][ \t]+)?(Camera|Object) Center:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
-_NUMBER = r"[ \t]*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)[ \t]*"
+# No two repetitions here can match the same characters: what a model says may be long and nasty.
+_CENTER = re.compile(r"^[ \t]*(?:[-*][ \t]+)?(Camera|Object) Center:(.*)$", re.MULTILINE)
+_NUMBER = r"[ \t]*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)[ \t]*"
 _POINT = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER}\]")
 
 Point = tuple[float, float, float]
@@ -53,25 +54,38 @@ def read_states(text: str) -> States | None:
     if [tag[1] for tag in tags] != ["", "/"]:
         return None
     thinking = text[tags[0].end() : tags[1].start()]
-    found: dict[str, list[str]] = {"Camera": [], "Object": []}
-    for kind, value in _CENTER.findall(thinking):
-        found[kind].append(value)
-    return States(thinking.strip(), _read_centers(found["Camera"]), _read_centers(found["Object"]))
+    camera, target = read_centers(thinking)
+    return States(thinking.strip(), _both(camera), _both(target))
 
 
-def _read_centers(values: list[str]) -> Centers | None:
-    if len(values) != 2:
+def read_centers(text: str) -> tuple[list[Point | str | None], list[Point | str | None]]:
+    """Read all lines ``- Camera Center: V`` and ``- Object Center: V`` of a text, in order.
+
+    Args:
+        text: What the model said, or a part of it.
+
+    Returns:
+        The camera's and the object's: V as a point of three finite numbers, None where it is ``null``, and as it is
+        written where it is neither.
+    """
+    found: dict[str, list[Point | str | None]] = {"Camera": [], "Object": []}
+    for kind, value in _CENTER.findall(text):
+        found[kind].append(_read_center(value.strip(" \t\r")))
+    return found["Camera"], found["Object"]
+
+
+def _read_center(value: str) -> Point | str | None:
+    match = _POINT.fullmatch(value)
+    if match is None:
+        return None if value == "null" else value
+    point = (float(match[1]), float(match[2]), float(match[3]))
+    return point if all(map(math.isfinite, point)) else value
+
+
+def _both(values: list[Point | str | None]) -> Centers | None:
+    if len(values) != 2 or isinstance(values[0], str) or isinstance(values[1], str):
         return None
-    points: list[Point | None] = []
-    for value in values:
-        match = _POINT.fullmatch(value)
-        if match is None and value != "null":
-            return None
-        point = None if match is None else (float(match[1]), float(match[2]), float(match[3]))
-        if point is not None and not all(map(math.isfinite, point)):
-            return None
-        points.append(point)
-    return points[0], points[1]
+    return values[0], values[1]
 
 
 def read_option(text: str, options: Mapping[str, str]) -> str | None:
