@@ -17,30 +17,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.attention.bias import CausalBias
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mllm4d.models.batch import Batch, PackedBatch
 from mllm4d.models.families import Family, family_of
 from mllm4d.models.logprobs import CHUNK, answer_positions, head_of, hidden_at, token_log_probs
+from mllm4d.models.meta import Kernels, run_on_meta
 from mllm4d.schema import InputError
-
-aten = torch.ops.aten
 
 PIXELS = "pixel_values"
 """What the names of inputs begin with that are many numbers which nothing branches on."""
-
-LOWERED = (F.linear, F.conv2d, F.conv3d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.Tensor.matmul)
-RAISED = (F.layer_norm, F.softmax, F.cross_entropy, torch.rsqrt, torch.exp, torch.pow, torch.Tensor.pow, torch.cumsum)
-"""What autocast computes in 16 bits, and what in 32, as far as models of this kind have it."""
-
-
-CHOOSING = (aten.index.Tensor, aten.masked_select.default)
-PUTTING = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ def dry_step(
 
     Args:
         model: On the meta device, in training, with its adapters and checkpoints.
-        batch: Its tokens are real; its pixels may be on the meta device.
+        batch: On the CPU; its pixels may be on the meta device.
         family: The model's family; None finds it by its configuration.
         chunk: Answer tokens whose logits are there at once.
         autocast: Type that matrices are computed in (``bf16-mixed``); None is the weights' own.
@@ -108,20 +96,25 @@ def dry_step(
     inputs = {name: value.to("meta") if name.startswith(PIXELS) else value for name, value in inputs.items()}
     at, targets = answer_positions(batch.labels)
     recorder = _Recorder()
-    known = [t.untyped_storage() for t in [*parameters, *model.buffers(), *tree_leaves(inputs), at, targets]
-             if isinstance(t, Tensor)]
+    known = [
+        t.untyped_storage()
+        for t in [*parameters, *model.buffers(), *tree_leaves(inputs), at, targets]
+        if isinstance(t, Tensor)
+    ]
     recorder.ignore(known)
     with _watched(model, family or family_of(model.config), recorder), recorder:
-        with _Kernels(autocast):
+        with Kernels(autocast):
             states, head = hidden_at(model, inputs, at)
             loss = -token_log_probs(states, head, targets, chunk).sum()
         del states
         kept = dict(recorder.live)
         recorder.phase = "backward"
-        with _Kernels(autocast, cached=False):
+        with Kernels(autocast, cached=False):
             # ``loss.backward()`` without its shell, which would take the mode away while layers are computed again.
             run_backward = torch.autograd.Variable._execution_engine.run_backward
-            run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+            run_backward(
+                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
     return Step(
         tokens=batch.tokens["input_ids"].numel(),
         kept={part: kept.get(part, 0) for part in ("vision", "language", "head")},
@@ -147,11 +140,11 @@ class _Recorder(TorchDispatchMode):
         self._seen |= {storage._cdata for storage in storages}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = _run(func, args, kwargs or {})
+        out = run_on_meta(func, args, kwargs or {})
         if formula := flop_registry.get(func._overloadpacket):
             # Layers that are computed again are so with gradients on, inside a backward pass that has them off.
             phase = "again" if self.phase == "backward" and torch.is_grad_enabled() else self.phase
-            self.flops[phase][self.part] += formula(*args, **(kwargs or {}), out_val=out)
+            self.flops[phase][self.part] += formula(*_with_equal_heads(func, args), **(kwargs or {}), out_val=out)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
@@ -173,88 +166,14 @@ class _Recorder(TorchDispatchMode):
         self.total -= size
 
 
-def _run(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation on the meta device where any tensor of it is there, but whole numbers made of such stay real."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not any(tensor.is_meta for tensor in tensors):
-        out = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        if "device" in kwargs and any(t.is_meta and not t.is_floating_point() for t in made):
-            return func(*args, **{**kwargs, "device": torch.device("cpu")})
-        return out
-    if func in (aten.eq.Scalar, aten.eq.Tensor):
-        # SmolVLM looks for frames whose pixels are all 0: there are none.
-        return torch.zeros(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)), dtype=torch.bool)
-    if func in CHOOSING:
-        # How many are chosen is known, since masks are real.
-        source, masks = args[0], args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
-        if len(masks) == 1 and masks[0].dtype == torch.bool:
-            chosen = int(masks[0].expand(source.shape[: masks[0].ndim]).sum())
-            return source.new_empty((chosen, *source.shape[masks[0].ndim :]), device="meta")
-    if func in PUTTING:
-        return args[0] if func is not aten.index_put.default else torch.empty_like(args[0], device="meta")
-    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-    if "device" in kwargs:
-        kwargs["device"] = torch.device("meta")
-    return func(*args, **kwargs)
-
-
-class _Kernels(TorchFunctionMode):
-    """Fused attention, and autocast, neither of which the meta device has of its own."""
-
-    def __init__(self, autocast: torch.dtype | None, cached: bool = True) -> None:
-        super().__init__()
-        self.autocast, self.cached = autocast, cached
-        # As autocast keeps what it has made of a trained weight to the end of the forward.
-        self.cache: dict[int, Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.autocast is not None and func in LOWERED:
-            args, kwargs = tree_map_only(Tensor, self._lower, (args, kwargs))
-        if self.autocast is not None and func in RAISED:
-            args, kwargs = tree_map_only(Tensor, _raise, (args, kwargs))
-        if func is F.scaled_dot_product_attention and args[0].is_meta:
-            return _attention(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _lower(self, tensor: Tensor) -> Tensor:
-        if tensor.dtype != torch.float32 or not tensor.is_meta:
-            return tensor
-        if not (self.cached and tensor.is_leaf and tensor.requires_grad):
-            return tensor.to(self.autocast)
-        if id(tensor) not in self.cache:
-            self.cache[id(tensor)] = tensor.to(self.autocast)
-        return self.cache[id(tensor)]
-
-
-def _raise(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_meta and tensor.is_floating_point() else tensor
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """The kernels that torch takes on a GPU."""
-    if attn_mask is None or isinstance(attn_mask, CausalBias):
-        causal = is_causal or attn_mask is not None
-        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, causal, scale=scale)[0]
-    if enable_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    if attn_mask.dtype == torch.bool:
-        attn_mask = query.new_zeros(attn_mask.shape)
-    attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
-    return aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
-    )[0]
+def _with_equal_heads(func: Any, args: Any) -> Any:
+    """Attention's arguments with as many heads of keys as of queries, as torch's formulas want them."""
+    if "scaled_dot_product" not in func.__name__:
+        return args
+    first = 1 if "backward" in func.__name__ else 0
+    query, key, value = args[first : first + 3]
+    key, value = (t.new_empty(t.shape[0], query.shape[1], *t.shape[2:], device="meta") for t in (key, value))
+    return (*args[: first + 1], key, value, *args[first + 3 :])
 
 
 @contextmanager

@@ -1,15 +1,15 @@
 """Memory of training, item by item, before a GPU is asked for: from a model without weights and a dry step.
 
-What is counted is what tensors take. Not counted: the CUDA context and loaded kernels (about 0.5 GB a process), what
-the allocator loses between its blocks (a few per cent), workspaces of cuBLAS and cuDNN, NCCL's buffers (some hundred
-MB), and batches that wait on the device.
+What is counted is what tensors take. Not counted: the CUDA context and loaded kernels, what the allocator loses between
+its blocks (fragmentation), workspaces of cuBLAS and cuDNN, NCCL's buffers, and what an optimiser that is not fused
+needs for its step. What is computed in 4 bits is counted as its weights alone, without the matrix that is unpacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mllm4d.models.base import PARTS, BaseModel, set_trained
 from mllm4d.models.batch import Batch, Encoded, PackedBatch
 from mllm4d.models.checkpointing import checkpoint_parts, pretrained
 from mllm4d.models.dry_run import PIXELS, Step
+from mllm4d.models.families import Family
 from mllm4d.models.inputs import VideoInputs
 from mllm4d.schema import InputError
 
@@ -59,6 +60,40 @@ class Memory:
     def items(self) -> dict[str, int]:
         """Item to bytes."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class AdapterRow(NamedTuple):
+    """Adapters of one kind.
+
+    Attributes:
+        part: The part that they sit on.
+        name: Of the layers.
+        layers: How many there are.
+        shape: Inputs and outputs of a layer.
+        parameters: Of all their adapters.
+    """
+
+    part: str
+    name: str
+    layers: int
+    shape: tuple[int, int]
+    parameters: int
+
+
+def adapter_rows(model: nn.Module, family: Family) -> list[AdapterRow]:
+    """Which layers have adapters, by part and name.
+
+    Args:
+        model: With its adapters.
+        family: The model's family.
+    """
+    found: dict[tuple[str, str, tuple[int, int]], list[int]] = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            count = sum(p.numel() for name, p in module.named_parameters() if name.startswith("lora_"))
+            key = (family.part_of(path), path.split(".")[-1], (module.in_features, module.out_features))
+            found.setdefault(key, []).append(count)
+    return [AdapterRow(part, name, len(counts), shape, sum(counts)) for (part, name, shape), counts in found.items()]
 
 
 def meta_model(config: Any, base: BaseModel) -> Any:
@@ -128,6 +163,7 @@ def estimate(
     step: Step,
     devices: int = 1,
     sharded: bool = False,
+    autocast: torch.dtype | None = None,
     state_bytes: float | None = None,
     four_bits: bool = False,
 ) -> Memory:
@@ -140,6 +176,7 @@ def estimate(
         devices: That train together.
         sharded: Weights, gradients and states lie spread over them (FSDP2, ``mllm4d.train.sharding``); else each device
             has them whole (DDP with ``gradient_as_bucket_view``).
+        autocast: As in ``dry_step``; sharded layers are gathered in this type.
         state_bytes: Of the optimiser, for a trained parameter; None is two numbers of the parameter's own type, as
             AdamW has them. AdamW in 8 bits has 2.
         four_bits: The language model's frozen matrices lie in 4 bits.
@@ -159,7 +196,7 @@ def estimate(
         weights=_ceil(weights, share) + bytes_of(list(model.buffers())),
         gradients=_ceil(bytes_of(trained), share),
         optimizer=_ceil(states, share),
-        gathered=gathered_bytes(model) if sharded and devices > 1 else 0,
+        gathered=gathered_bytes(model, autocast) if sharded and devices > 1 else 0,
         inputs=bytes_of([t for t in [*batch.model_inputs().values(), batch.labels] if isinstance(t, Tensor)]),
         language=step.kept["language"],
         vision=step.kept["vision"],
@@ -168,22 +205,26 @@ def estimate(
     )
 
 
-def gathered_bytes(model: Any) -> int:
-    """Weights that are whole on every device at once, where a model is sharded by ``mllm4d.train.sharding.shard``.
+def gathered_bytes(model: Any, dtype: torch.dtype | None = None) -> int:
+    """Weights that are whole on every device at once, where ``mllm4d.train.sharding.shard`` has sharded a model.
 
     They are what is in no layer (embeddings, head, mergers), which stays, and two layers: the one at work and the next.
 
     Args:
         model: With its adapters.
+        dtype: They are gathered in it; None is their own.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in pretrained(model).modules() if isinstance(m, GradientCheckpointingLayer)]
-    sizes = [bytes_of(list(layer.parameters())) for layer in layers]
-    return bytes_of(list(model.parameters())) - sum(sizes) + 2 * max(sizes, default=0)
+    def whole(module: nn.Module) -> int:
+        return sum(p.numel() * (dtype.itemsize if dtype else p.element_size()) for p in module.parameters())
+
+    inner = pretrained(model)
+    layers = [whole(module) for module in inner.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return whole(inner) - sum(layers) + 2 * max(layers, default=0)
 
 
-def bytes_of(tensors: list[Any]) -> int:
+def bytes_of(tensors: Sequence[Any]) -> int:
     """Bytes of tensors or parameters."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

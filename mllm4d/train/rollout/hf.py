@@ -14,6 +14,7 @@ from mllm4d.models.batch import Encoded
 from mllm4d.models.completions import Policy, Rollout, policy_of, positions_after
 from mllm4d.models.inputs import VideoInputs
 from mllm4d.schema import InputError
+from mllm4d.train.rollout.cache import make_room
 from mllm4d.train.rollout.engine import answering, check_sampling, finish, numbers_of, prompt_alone, uniforms
 
 
@@ -149,7 +150,7 @@ def prefill(
             f"{type(pretrained(model)).__name__} gives no cache whose rows can be repeated; name "
             "mllm4d.train.rollout.GenerateRollout"
         )
-    return output.logits[:, -1], cache, batch.tokens["attention_mask"], places[..., length:]
+    return output.logits[:, -1], make_room(cache), batch.tokens["attention_mask"], places[..., length:]
 
 
 class Drawer:

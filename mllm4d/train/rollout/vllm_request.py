@@ -65,7 +65,7 @@ def visuals_of(inputs: VideoInputs, prompt: Encoded) -> Visuals:
             f"vLLM rollouts are for Qwen3VL, not {type(inputs.family).__name__}: requests and positions are known to "
             "agree there alone; name mllm4d.train.rollout.SharedRollout"
         )
-    inputs._check_features(prompt)
+    inputs.check_features(prompt)
     grid, pixels = (prompt.vision[name].cpu() for name in ("video_grid_thw", "pixel_values_videos"))
     rows = grid.repeat_interleave(grid[:, 0], dim=0)
     rows[:, 0] = 1
