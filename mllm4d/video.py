@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from fractions import Fraction
 from os import PathLike
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from mllm4d.schema import InputError
@@ -21,36 +23,57 @@ KEY_FRAME_EVERY = 32
 """Frames from one key frame to the next in written videos: a seek decodes so many frames at most."""
 
 
-def decode(source: str | PathLike[str] | bytes, name: str | None = None) -> tuple[Tensor, Tensor]:
-    """Decode every frame of a video.
+def decode(
+    source: str | PathLike[str] | bytes, name: str | None = None, only: Collection[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Decode a video.
 
     Args:
         source: A path, or the bytes of a video file.
         name: What an error calls the source; the path where there is one.
+        only: Numbers of the frames that are wanted, in any order; None is all. The others cost no conversion to RGB.
 
     Returns:
-        Frames [T, H, W, 3] uint8 RGB, and times [T] float64 in seconds, the container's own.
+        The wanted frames [K, H, W, 3] uint8 RGB in the order of the video, and the times [T] of all its frames, float64
+        in seconds, the container's own. K is T without ``only``.
 
     Raises:
-        InputError: It is no video, it is cut off, it holds no frame, or a frame has no time.
+        InputError: It is no video, it is cut off, it holds no frame, a frame has no time, or frames differ in size.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "video")
+    wanted = None if only is None else frozenset(only)
+    # One for all frames: each would make the tables of its conversion anew.
+    converter = VideoReformatter()
+    frames: list[np.ndarray] = []
+    times: list[float] = []
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             if not container.streams.video:
                 raise InputError(f"{label}: holds no video stream")
-            frames: list[np.ndarray] = []
-            times: list[float] = []
-            for frame in container.decode(video=0):
+            # Readers work side by side, a process each.
+            container.streams.video[0].thread_count = 1
+            for number, frame in enumerate(container.decode(video=0)):
                 if frame.pts is None or frame.time_base is None:
-                    raise InputError(f"{label}: frame {len(frames)} has no time stamp")
-                frames.append(frame.to_ndarray(format="rgb24"))
+                    raise InputError(f"{label}: frame {number} has no time stamp")
                 times.append(float(frame.pts * frame.time_base))
+                if wanted is None or number in wanted:
+                    frames.append(_pixels(converter.reformat(frame, format="rgb24")))
     except av.FFmpegError as error:
         raise InputError(f"{label}: cannot be decoded as a video ({error})") from error
-    if not frames:
+    if not times:
         raise InputError(f"{label}: holds no frame")
-    return torch.from_numpy(np.stack(frames)), torch.tensor(times, dtype=torch.float64)
+    if len(shapes := {frame.shape for frame in frames}) > 1:
+        (height, width, _), (other_height, other_width, _) = sorted(shapes)[:2]
+        raise InputError(f"{label}: has frames of {width}x{height} and of {other_width}x{other_height} pixels")
+    pixels = torch.from_numpy(np.stack(frames)) if frames else torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+    return pixels, torch.tensor(times, dtype=torch.float64)
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    """[H, W, 3] uint8, a view of the memory of an RGB frame, whose rows may be longer than its pixels."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 def encode(frames: Tensor, times: Tensor, quality: int = 16) -> bytes:

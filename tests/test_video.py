@@ -1,3 +1,6 @@
+import io
+
+import av
 import pytest
 import torch
 
@@ -40,3 +43,21 @@ def test_bad_videos_name_themselves(tmp_path):
 def test_times_must_increase():
     with pytest.raises(ValueError, match="must increase"):
         encode(clip(2), torch.tensor([1.0, 1.0]))
+
+
+def test_only_the_wanted_frames_and_all_times():
+    times = torch.tensor([0.0, 0.1, 0.15, 0.9, 1.0, 2.5], dtype=torch.float64)
+    video = encode(clip(), times)
+    frames, decoded = decode(video)
+    some, same = decode(video, only=[5, 0, 3])
+    assert torch.equal(some, frames[[0, 3, 5]])
+    assert torch.equal(same, decoded)
+    assert len(decode(video, only=[9])[0]) == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (90, 50)])
+def test_pixels_are_those_of_the_librarys_own_conversion(height, width):
+    video = encode(clip(4, height, width), torch.arange(4, dtype=torch.float64))
+    with av.open(io.BytesIO(video)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert decode(video)[0].tolist() == [image.tolist() for image in expected]

@@ -19,7 +19,9 @@ Style = Callable[[Question], Dialogue]
 class Inputs(Protocol):
     """The one preprocessing, as the stream uses it; ``mllm4d.models.inputs.VideoInputs`` is it.
 
-    It may also have ``tokens_of(frames, height, width) -> int``: tokens that a clip of that stored size takes.
+    It may also have ``sample(count) -> list[int]``: which of a clip's frames ``encode`` uses, ascending, so that others
+    are not converted; given those alone, it uses all. And ``tokens_of(frames, height, width) -> int``: tokens that a
+    clip of that stored size takes.
     """
 
     def encode(
@@ -76,11 +78,15 @@ def encode_sample(
     Raises:
         InputError: The video cannot be decoded, its frames are not those of the scene, or a question is not there.
     """
-    frames, times = decode(sample.video, name=f"{sample.key}.mp4")
     expected = sample.scene.get("times")
-    if not isinstance(expected, list) or len(times) != len(expected):
-        there = len(expected) if isinstance(expected, list) else "no"
+    count = len(expected) if isinstance(expected, list) else 0
+    choose: Callable[[int], list[int]] | None = getattr(inputs, "sample", None)
+    used = choose(count) if choose and count else None
+    frames, times = decode(sample.video, name=f"{sample.key}.mp4", only=used)
+    if len(times) != count:
+        there = count if isinstance(expected, list) else "no"
         raise InputError(f"{sample.key}.mp4: has {len(times)} frames, but {sample.key}.scene.json has {there} times")
+    times = times if used is None else times[used]
     if any(index >= len(sample.questions) for index in wanted):
         raise InputError(f"{sample.key}.qa.json: has {len(sample.questions)} questions, index.json says more")
     fps = sample.scene.get("fps")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mllm4d.data.access import ShardFolder
 from mllm4d.data.encoding import Fault, Inputs, Pair, Style, encode_sample
 from mllm4d.data.plan import Item, Plan
-from mllm4d.data.transport import pack, unpack
+from mllm4d.data.transport import Slots, pack, unpack
 from mllm4d.schema import InputError, Question
 from mllm4d.shards import Shard
 
@@ -70,9 +70,15 @@ class _ClipDataset(IterableDataset):
     """
 
     def __init__(
-        self, sources: Sequence[Source], plan: Plan, batches: Sequence[Sequence[Item]], inputs: Inputs, style: Style
+        self,
+        sources: Sequence[Source],
+        plan: Plan,
+        batches: Sequence[Sequence[Item]],
+        inputs: Inputs,
+        style: Style,
+        slots: Slots,
     ) -> None:
-        self.sources, self.plan, self.inputs, self.style = sources, plan, inputs, style
+        self.sources, self.plan, self.inputs, self.style, self.slots = sources, plan, inputs, style, slots
         self.wanted: dict[int, list[int]] = {}
         for batch in batches:
             for clip, question in batch:
@@ -83,7 +89,7 @@ class _ClipDataset(IterableDataset):
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for clip in list(self.wanted)[first::step]:
             read = self._read(clip)
-            yield pack(read) if worker else read
+            yield pack(read, self.slots, worker.id) if worker else read
 
     def _read(self, clip: int) -> _Read:
         ref, wanted = self.plan.clips[clip], self.wanted[clip]
@@ -144,9 +150,11 @@ class ClipLoader:
         self.epoch, self._planned = epoch + 1, epoch
         plan = self.plan(epoch)
         batches = plan.batches[done:]
-        dataset = _ClipDataset(self.sources, plan, batches, self.inputs, self.style)
+        slots = Slots(self.workers)
+        dataset = _ClipDataset(self.sources, plan, batches, self.inputs, self.style, slots)
         loader = DataLoader(dataset, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
-        rows = _Rows(iter(loader), self._left_out(sum(map(len, plan.batches))))
+        reads = (read if isinstance(read, _Read) else unpack(read, slots) for read in loader)
+        rows = _Rows(reads, self._left_out(sum(map(len, plan.batches))))
         for number in range(len(batches)):
             yield self._collate(rows.take(batches, number))
 
@@ -189,7 +197,7 @@ class ClipLoader:
 class _Rows:
     """Encoded questions wait here from the first batch that needs their clip to their own: at most a window."""
 
-    def __init__(self, reads: Iterator[Any], report: Callable[[Fault], None]) -> None:
+    def __init__(self, reads: Iterator[_Read], report: Callable[[Fault], None]) -> None:
         self.reads, self.report = reads, report
         self.waiting: dict[Item, Row] = {}
         self.gone: set[Item] = set()
@@ -211,7 +219,6 @@ class _Rows:
         """What is left of a batch, once its clips are read."""
         while any(item not in self.waiting and item not in self.gone for item in batch):
             read = next(self.reads)
-            read = read if isinstance(read, _Read) else unpack(read)
             self.waiting.update({(read.clip, index): (question, record) for index, question, record in read.pairs})
             for fault in read.faults:
                 self.gone.update((read.clip, index) for index in fault.indices)

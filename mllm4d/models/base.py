@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from mllm4d.models.families import Family, family_of
-from mllm4d.models.inputs import VideoInputs, VideoSettings
 from mllm4d.models.checkpointing import checkpoint_parts, use_liger
 from mllm4d.models.checkpointing import pretrained as pretrained
+from mllm4d.models.families import Family, family_of
+from mllm4d.models.inputs import VideoInputs, VideoSettings
 from mllm4d.schema import InputError
 
 PARTS = tuple(Family.parts)

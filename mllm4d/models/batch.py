@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mllm4d.models.attention import Layout
+from mllm4d.models.patches import moved
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Encoded:
         id: The question's id.
         tokens: Per-token tensors [L], ``input_ids`` and what else the processor makes (``mm_token_type_ids``, …).
         prompt_length: How many of the tokens are the prompt; the rest is the answer with its end token.
-        vision: The clip's tensors (``pixel_values_videos``, ``video_grid_thw``, …), shared by all its questions.
+        vision: The clip's tensors (``pixel_values_videos``, ``video_grid_thw``, …), shared by all its questions; where
+            the family allows it, pixels are bytes until they are asked for (``mllm4d.models.patches``).
     """
 
     id: str
@@ -52,8 +54,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
         tokens = {name: tensor.to(device) for name, tensor in self.tokens.items()}
-        vision = {name: tensor.to(device) for name, tensor in self.vision.items()}
-        return replace(self, tokens=tokens, labels=self.labels.to(device), vision=vision)
+        return replace(self, tokens=tokens, labels=self.labels.to(device), vision=moved(self.vision, device))
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on a device."""
-        tokens, vision, attention = (
+        tokens, attention = (
             {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
-            for values in (self.tokens, self.vision, self.attention)
+            for values in (self.tokens, self.attention)
         )
+        vision = moved(self.vision, device)
         return replace(self, tokens=tokens, labels=self.labels.to(device), vision=vision, attention=attention)

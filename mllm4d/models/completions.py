@@ -12,6 +12,7 @@ from torch import Tensor
 from mllm4d.models.base import pretrained
 from mllm4d.models.batch import Encoded
 from mllm4d.models.inputs import VideoInputs
+from mllm4d.models.patches import moved
 from mllm4d.schema import InputError
 
 
@@ -63,13 +64,11 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """The rollout on a device, its prompt too."""
-        tokens, vision = (
-            {name: tensor.to(device) for name, tensor in values.items()}
-            for values in (self.prompt.tokens, self.prompt.vision)
-        )
+        tokens = {name: tensor.to(device) for name, tensor in self.prompt.tokens.items()}
+        vision = moved(self.prompt.vision, device)
         names = ("tokens", "lengths", "log_probs", "truncated")
-        moved = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, prompt=replace(self.prompt, tokens=tokens, vision=vision), **moved)
+        own = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, prompt=replace(self.prompt, tokens=tokens, vision=vision), **own)
 
 
 class Completions(NamedTuple):

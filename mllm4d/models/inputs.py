@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from mllm4d.models.batch import Batch, Encoded
 from mllm4d.models.chat import Chat
 from mllm4d.models.families import Family, family_named, family_of_processor
 from mllm4d.models.fingerprint import check_same, describe_processor
+from mllm4d.models.processing import ClipProcessing
 from mllm4d.schema import InputError
 
 SETTINGS_FILE = "video_inputs.json"
@@ -73,6 +73,8 @@ class VideoInputs:
         if isinstance(processor.chat_template, str):
             processor.chat_template = self.family.template(processor.chat_template)
         self.chat = Chat(processor, self.family, settings.system)
+        self.clips = ClipProcessing(self.chat, settings)
+        self._lengths: dict[tuple[int, int, int], int] = {}
 
     def sample(self, count: int) -> list[int]:
         """Which of ``count`` frames are used: evenly spaced, the first and the last among them."""
@@ -114,22 +116,20 @@ class VideoInputs:
         self._check(frames, times)
         if not prompts:
             return []
-        chosen = self.sample(len(frames))
-        texts = self.chat.texts(prompts, targets, ids, times[chosen])
-        tokens, vision = self._process(texts[0].rendered, self._resize(frames[chosen]), times[chosen], fps)
-        first = self.chat.tokens(texts[0].prompt)
-        head = len(tokens["input_ids"]) - len(first)
-        if tokens["input_ids"][head:].tolist() != first:
-            raise InputError("the processor tokenises a question differently after a video than by itself")
+        if len(chosen := self.sample(len(frames))) < len(frames):
+            frames, times = frames[chosen], times[chosen]
+        texts = self.chat.texts(prompts, targets, ids, times)
+        start = self.clips.start(texts[0], frames, times, fps)
+        pieces = self.chat.tokens_of([piece for text in texts for piece in (text.prompt, text.answer)])
         records = []
-        for id, text in zip(ids, texts, strict=True):
-            prompt_ids = self.chat.tokens(text.prompt)
-            own = torch.tensor(prompt_ids + ([] if targets is None else self.chat.answer_tokens(text.answer)))
+        for id, prompt, answer in zip(ids, pieces[::2], pieces[1::2], strict=True):
+            own = torch.tensor(prompt if targets is None else prompt + self.chat.until_end(answer))
             row = {
-                name: torch.cat([tensor[:head], own if name == "input_ids" else torch.zeros_like(own)])
-                for name, tensor in tokens.items()
+                name: torch.cat([tensor, own if name == "input_ids" else own.new_zeros(len(own))])
+                for name, tensor in start.tokens.items()
             }
-            records.append(Encoded(id, row, head + len(prompt_ids), vision))
+            length = len(start.tokens["input_ids"]) + len(prompt)
+            records.append(Encoded(id, row, length, start.vision))
             limit = self.settings.max_length
             if limit is not None and len(row["input_ids"]) > limit:
                 raise TooLong(f"question {id!r} has {len(row['input_ids'])} tokens, 'max_length' allows {limit}")
@@ -153,7 +153,7 @@ class VideoInputs:
         if side not in ("left", "right"):
             raise ValueError(f"side must be 'left' or 'right', not {side!r}")
         for record in encoded:
-            self._check_features(record)
+            self.check_features(record)
         length = max(len(record.tokens["input_ids"]) for record in encoded)
         pad = self.tokenizer.pad_token_id
         fills = {name: pad if name == "input_ids" else 0 for name in encoded[0].tokens} | {"attention_mask": 0}
@@ -233,10 +233,40 @@ class VideoInputs:
                 f"{self.settings.frames}"
             )
 
-    def _check_features(self, record: Encoded) -> None:
-        """Every vision feature has its placeholder; families that cannot tell leave that to the model's forward."""
+    def tokens_of(self, frames: int, height: int, width: int) -> int:
+        """Tokens that a stored clip's questions have before their own text, as of times of 0 s, 0.25 s and so on.
+
+        Args:
+            frames: All of the clip.
+            height: Of a frame, pixels.
+            width: Of a frame, pixels.
+
+        Raises:
+            InputError: The model cannot take such a clip.
+        """
+        size = (len(self.sample(frames)), height, width)
+        if size not in self._lengths:
+            noise = torch.randint(256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            times = torch.arange(len(noise), dtype=torch.float64) / 4
+            self._check(noise, times)
+            text = self.chat.texts(["?"], None, ["?"], times)[0]
+            self._lengths[size] = len(self.clips.start(text, noise, times, 4.0).tokens["input_ids"])
+        return self._lengths[size]
+
+    def check_features(self, record: Encoded) -> None:
+        """See that every vision feature has its placeholder; families that cannot tell leave that to the model.
+
+        Args:
+            record: Of one question.
+
+        Raises:
+            InputError: A record's video placeholders are not as many as its clip's features.
+        """
         features = self.family.features(self.processor, record.vision)
         placeholder = self.family.placeholder(self.processor)
+        if placeholder is not None and not record.vision and (record.tokens["input_ids"] == placeholder).any():
+            # A forward without pixels would take the placeholders for words, and score the answer blind.
+            raise InputError(f"question {record.id!r} has video placeholders, but no clip")
         if features is None or placeholder is None:
             return
         placeholders = int((record.tokens["input_ids"] == placeholder).sum())
@@ -244,49 +274,6 @@ class VideoInputs:
             raise InputError(
                 f"question {record.id!r} has {placeholders} video placeholders, but its clip {features} features"
             )
-
-    def _process(
-        self, text: str, frames: Tensor, times: Tensor, fps: float
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Run the processor on one text with its video; per-token tensors [L] and the clip's tensors."""
-        output = self.family.process(self.processor, text, frames, times, fps, self.settings.options)
-        length = output["input_ids"].shape[1]
-        tokens, vision = {}, {}
-        for name, tensor in output.items():
-            if name == "attention_mask":
-                continue
-            if tensor.shape == (1, length) and not name.startswith("pixel_"):
-                tokens[name] = tensor[0]
-            else:
-                vision[name] = tensor
-        self._check_pixels(vision)
-        return tokens, vision
-
-    def _resize(self, frames: Tensor) -> Tensor:
-        """Scale frames down to the limit, to sides that the processor then leaves as they are."""
-        limit, sides = self.settings.max_pixels, frames.shape[1:3]
-        if self.family.fixed_size:
-            return frames
-        video = getattr(self.processor, "video_processor", None)
-        unit = getattr(video, "patch_size", 1) * getattr(video, "merge_size", 1)
-        height, width = (max(unit, round(side / unit) * unit) for side in sides)
-        if limit is None or height * width <= limit:
-            return frames
-        scale = (limit / (sides[0] * sides[1])) ** 0.5
-        size = [max(unit, int(side * scale / unit) * unit) for side in sides]
-        resized = interpolate(frames.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
-        return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-
-    def _check_pixels(self, vision: Mapping[str, Tensor]) -> None:
-        """The limit holds after the processor's own scaling, which may go up."""
-        limit, size = self.settings.max_pixels, self.family.frame_size(self.processor, vision)
-        if limit is None or size is None or size[0] * size[1] <= limit:
-            return
-        remedy = "set it to null" if self.family.fixed_size else "set its 'size' in video.options"
-        raise InputError(
-            f"video.max_pixels: {limit} a frame, but the model's processor scales frames to {size[0] * size[1]}; "
-            f"{remedy}"
-        )
 
 
 def _pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mllm4d.models.attention import Group, Layout, attention_inputs, attention_of, use_block_attention
 from mllm4d.models.batch import Encoded, PackedBatch
 from mllm4d.models.inputs import VideoInputs
+from mllm4d.models.patches import identity
 from mllm4d.schema import InputError
 
 
@@ -71,7 +72,7 @@ def collate_packed(
                 "use padded batches"
             )
         # Of each by itself: the model's own check of the sums would not see one short and another over.
-        inputs._check_features(record)
+        inputs.check_features(record)
     positions = {id(record): inputs.family.positions(model, record) for record in records}
     clips = _by_clip(records) if share_prefix else [[record] for record in records]
     groups, pieces, visions = [], [], []
@@ -179,7 +180,7 @@ def _by_clip(records: Sequence[Encoded]) -> list[list[Encoded]]:
     """Records whose clip is the very same, in the order in which clips first come."""
     clips: dict[tuple[int, ...], list[Encoded]] = {}
     for record in records:
-        clips.setdefault(tuple(id(tensor) for tensor in record.vision.values()), []).append(record)
+        clips.setdefault(identity(record.vision), []).append(record)
     return list(clips.values())
 
 

@@ -10,6 +10,7 @@ import torch
 
 from mllm4d.models.batch import Encoded
 from mllm4d.models.inputs import VideoInputs
+from mllm4d.models.patches import moved
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,13 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """The prompts on a device; clips that several share go there once."""
-        moved: dict[int, Any] = {}
+        clips: dict[int, Any] = {}
+        records = []
         for record in self.records:
-            if id(record.vision) not in moved:
-                moved[id(record.vision)] = {name: tensor.to(device) for name, tensor in record.vision.items()}
-        records = (
-            replace(
-                record,
-                tokens={name: tensor.to(device) for name, tensor in record.tokens.items()},
-                vision=moved[id(record.vision)],
-            )
-            for record in self.records
-        )
+            if id(record.vision) not in clips:
+                clips[id(record.vision)] = moved(record.vision, device)
+            tokens = {name: tensor.to(device) for name, tensor in record.tokens.items()}
+            records.append(replace(record, tokens=tokens, vision=clips[id(record.vision)]))
         return Prompts(tuple(records))
 
 

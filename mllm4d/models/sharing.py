@@ -213,7 +213,7 @@ def shared_row(model: Any, inputs: VideoInputs, pieces: Sequence[Piece]) -> tupl
     place = 0
     for rollout, rows, _ in pieces:
         prompt = rollout.prompt
-        inputs._check_features(prompt)
+        inputs.check_features(prompt)
         if "token_type_ids" in prompt.tokens:
             raise InputError(
                 f"question {prompt.id!r}: the model's images attend in both directions, which cannot share a row; name "

@@ -95,10 +95,12 @@ def test_pixels_are_processed_once_and_shared(processor, monkeypatch):
         calls.append(1)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(processor.video_processor), "_preprocess", counting)
     inputs = VideoInputs(processor, VideoSettings())
-    encoded = inputs.encode(clip(), torch.arange(8) / 4, 4.0, PROMPTS, TARGETS, IDS)
-    assert len(calls) == 1
+    inputs.encode(clip(), torch.arange(8) / 4, 4.0, PROMPTS, TARGETS, IDS)
+    monkeypatch.setattr(type(processor.video_processor), "_preprocess", counting)
+    encoded = inputs.encode(clip(seed=1), torch.arange(8) / 4, 4.0, PROMPTS, TARGETS, IDS)
+    # Once for all questions where the processor scales 56 pixels to 64, and not at all where it leaves them.
+    assert len(calls) == (processor.video_processor.patch_size == 8)
     assert all(record.vision is encoded[0].vision for record in encoded)
 
 
@@ -227,6 +229,8 @@ def test_placeholders_must_equal_features(qwen3):
     broken = dataclasses.replace(record, tokens={**record.tokens, "input_ids": ids})
     with pytest.raises(InputError, match="'q7' has 63 video placeholders, but its clip 64 features"):
         qwen3.collate([broken])
+    with pytest.raises(InputError, match="'q7' has video placeholders, but no clip"):
+        qwen3.collate([dataclasses.replace(record, vision={})])
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -376,3 +380,15 @@ def test_vocabulary_and_template_are_part_of_the_description(qwen3):
     qwen3.tokenizer.add_tokens(["<new>"])
     with pytest.raises(InputError, match=r"processor\.vocabulary"):
         qwen3.check_same(saved, "last.ckpt")
+
+
+@pytest.mark.parametrize("prompt", ["a", "e", "v", "u", "0", "1", "_", "|", ">", "\n", "user", "vision", "?"])
+def test_a_question_whose_words_are_also_in_the_template(processor, prompt):
+    frames = clip()
+    prompts = ["Where is it?", prompt]
+    encoded = VideoInputs(processor, VideoSettings()).encode(
+        frames, torch.arange(8) / 4, 4.0, prompts, ["A", "n"], ["a", "b"]
+    )
+    expected = plain(processor, frames, prompt, "n")
+    assert torch.equal(encoded[1].tokens["input_ids"], expected["input_ids"][0])
+    assert encoded[1].prompt_length == plain(processor, frames, prompt)["input_ids"].shape[1]

@@ -7,12 +7,15 @@ Makes a set of shards, and reads it in turns, each way ``--repeats`` times:
 - decode only: two processes that read each clip's bytes and decode them, nothing else (the floor);
 - decode and preprocess: the same, and the model's preprocessing of all the clip's questions; what a DataModule adds to
   this is its own doing;
-- ours: the DataModule with two workers, the tiny model's preprocessing, batches put together;
+- ours: the DataModule with two workers, the tiny model's preprocessing, batches put together; pixels are bytes, which
+  the model's device makes floats of;
+- ours, as floats: the same, and the floats made here, each clip as often as the padded batch has questions about it;
 - one sample a question: the same, but every question is a clip of its own, as in the original's JSON files;
 - Hugging Face datasets, where installed: its WebDataset reader over the same tars in a DataLoader of two workers, the
   same decoder and preprocessing, one sample a question.
 
 A sample is a question. A figure is wall-clock, the median over the repeats: run it on a machine that does nothing else.
+Beside it the processor time of all processes together, which says less of waiting, and more where others compute too.
 Then: memory of this process and its workers over many samples, time to the first batch, time to go on at 90 % of an
 epoch.
 """
@@ -20,7 +23,9 @@ epoch.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import resource
 import statistics
 import tempfile
 import time
@@ -147,6 +152,15 @@ def through_module(folder: Path, setting: Setting, inputs: VideoInputs) -> int:
     return sum(len(batch.questions) for batch in _module(folder, setting, inputs).train_dataloader())
 
 
+def as_floats(folder: Path, setting: Setting, inputs: VideoInputs) -> int:
+    """Samples that came."""
+    count = 0
+    for batch in _module(folder, setting, inputs).train_dataloader():
+        batch.inputs.model_inputs()
+        count += len(batch.questions)
+    return count
+
+
 def through_datasets(folder: Path, setting: Setting, inputs: VideoInputs) -> int:
     """Samples that came."""
     loader = DataLoader(
@@ -165,10 +179,17 @@ def _module(folder: Path, setting: Setting, inputs: VideoInputs) -> ClipDataModu
     return data
 
 
-def _timed(work: Callable[[], int]) -> tuple[int, float]:
-    start = time.perf_counter()
+def _timed(work: Callable[[], int]) -> tuple[int, float, float]:
+    """Samples, seconds, and seconds of processor time of this process and those that it started and that ended."""
+    start, used = time.perf_counter(), _processor_time()
     count = work()
-    return count, time.perf_counter() - start
+    gc.collect()  # ends the workers
+    return count, time.perf_counter() - start, _processor_time() - used
+
+
+def _processor_time() -> float:
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in usage)
 
 
 def memory() -> float:
@@ -218,6 +239,7 @@ def run(setting: Setting, repeats: int, samples: int, folder: Path) -> dict[str,
         "decode only": lambda: decode_only(shared, setting, inputs),
         "decode and preprocess": lambda: preprocess_only(shared, setting, inputs),
         "ours": lambda: through_module(shared, setting, inputs),
+        "ours, as floats": lambda: as_floats(shared, setting, inputs),
         "one sample a question": lambda: through_module(single, setting, inputs),
     }
     if find_spec("datasets"):
@@ -225,22 +247,28 @@ def run(setting: Setting, repeats: int, samples: int, folder: Path) -> dict[str,
     else:
         print("Hugging Face datasets is not installed: left out")
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
     launches: list[dict[str, float]] = []
+    loads: list[float] = []
     for repeat in range(repeats):
         for name in list(ways)[:: 1 if repeat % 2 == 0 else -1]:
-            count, seconds = _timed(ways[name])
+            count, seconds, processor = _timed(ways[name])
             assert count == setting.clips * setting.per_clip, (name, count)
             rates[name].append(count / seconds)
+            costs[name].append(1000 * processor / count)
         launches.append(starts(shared, setting, inputs))
-    floor = statistics.median(rates["decode only"])
+        loads.append(psutil.getloadavg()[0])
     return {
         "setting": asdict(setting),
+        "load average": loads,
         "index": _describe(read_index(shared)),
         "samples a second": {
             name: {
                 "median": statistics.median(row),
                 "all": row,
-                "over decode only": statistics.median(row) / floor,
+                # Of each repeat by itself: what others do on the machine changes from one to the next.
+                "over decode only": statistics.median(a / b for a, b in zip(row, rates["decode only"], strict=True)),
+                "processor time, ms a sample": statistics.median(costs[name]),
             }
             for name, row in rates.items()
         },
@@ -259,10 +287,12 @@ def show(result: dict[str, Any]) -> None:
     setting = result["setting"]
     print(
         f"\n{setting['clips']} clips of {setting['frames']} frames of {setting['side']}x{setting['side']}, "
-        f"{setting['per_clip']} questions each, two workers\n\n{'':<26}{'samples/s':>11}{'over decode only':>19}"
+        f"{setting['per_clip']} questions each, two workers; load average {min(result['load average']):.1f} to "
+        f"{max(result['load average']):.1f}\n\n{'':<26}{'samples/s':>11}{'over decode only':>19}{'processor ms':>15}"
     )
     for name, row in result["samples a second"].items():
-        print(f"{name:<26}{row['median']:>11.1f}{row['over decode only']:>19.2f}")
+        figures = row["median"], row["over decode only"], row["processor time, ms a sample"]
+        print("{:<26}{:>11.1f}{:>19.2f}{:>15.2f}".format(name, *figures))
     print()
     for part in ("start", "memory"):
         for name, value in result[part].items():

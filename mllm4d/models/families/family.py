@@ -12,6 +12,7 @@ from transformers.video_utils import VideoMetadata
 
 from mllm4d import prompts
 from mllm4d.models.batch import Encoded
+from mllm4d.models.patches import join
 from mllm4d.schema import InputError
 
 MILLISECONDS = 1000
@@ -31,6 +32,9 @@ class Family:
         parts: Part to a pattern of its modules' names; the first that matches a name counts.
         as_images: The family has no video input: every frame is an image of the prompt.
         fixed_size: The processor scales every frame to one size, which nothing can change.
+        patches: The processor scales a video, normalises it, cuts it into patches as Qwen2-VL's does, and writes its
+            tokens with ``replace_video_token``, nothing else: clips may be prepared without it
+            (``mllm4d.models.processing``).
         after_video: What the processor writes after the last special token of the video.
         template_options: Passed to the chat template.
     """
@@ -45,6 +49,7 @@ class Family:
     }
     as_images: bool = False
     fixed_size: bool = False
+    patches: bool = False
     after_video: str = ""
     template_options: Mapping[str, Any] = {}
 
@@ -144,9 +149,18 @@ class Family:
         pixels = vision.get("pixel_values_videos", vision.get("pixel_values"))
         return None if pixels is None or pixels.ndim < 4 else (pixels.shape[-2], pixels.shape[-1])
 
-    def collate(self, visions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def timing(self, processor: Any, about: VideoMetadata) -> dict[str, Tensor]:
+        """What the model is told of a clip's times beside its tokens, where ``patches`` is set.
+
+        Args:
+            processor: The model's processor.
+            about: The clip's metadata.
+        """
+        return {}
+
+    def collate(self, visions: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """The clips' tensors of a batch, in the order of its rows."""
-        return {name: torch.cat([vision[name] for vision in visions]) for name in visions[0]}
+        return join(visions)
 
     # The model
 
@@ -213,6 +227,12 @@ def metadata(times: Tensor, fps: float) -> VideoMetadata:
         duration=duration,
         frames_indices=[round(MILLISECONDS * time) for time in times.tolist()],
     )
+
+
+def alike(first: str, second: str) -> int:
+    """Characters up to where two texts differ."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
 def expect_equal(name: str, value: Any, other: str, expected: Any) -> None:

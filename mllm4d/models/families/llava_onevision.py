@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mllm4d.models.families.family import Family, expect_equal
+from mllm4d.models.families.family import Family, alike, expect_equal
 from mllm4d.schema import InputError
 
 
@@ -28,14 +28,16 @@ class LlavaOnevision(Family):
         """The published template writes a blank before an answer's line that its prompt for answers does not have."""
         if whole.startswith(prompt):
             return whole[len(prompt) :]
-        return target + whole[whole.rindex(target) + len(target) :]
+        # After what both have: "n" is also in "<|im_end|>".
+        start = whole.index(target, alike(prompt, whole))
+        return target + whole[start + len(target) :]
 
     def features(self, processor: Any, vision: Mapping[str, Tensor]) -> int:
         """Every frame pooled to half its sides, and one token that ends the video."""
         side = math.ceil(math.isqrt(processor.num_image_tokens) / 2)
         return vision["pixel_values_videos"].shape[1] * side**2 + 1
 
-    def collate(self, visions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def collate(self, visions: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """The clips' tensors of a batch.
 
         Raises:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.video_utils import VideoMetadata
 
 from mllm4d.models.families.family import Family
 
@@ -23,6 +25,11 @@ class Qwen2_5VL(Family):
     model_types = ("qwen2_5_vl",)
     processors = ("Qwen2_5_VLProcessor",)
     parts: Mapping[str, str] = {"merger": r"visual\.merger", "vision": r"visual", "language": r"language_model|lm_head"}
+    patches = True
+
+    def timing(self, processor: Any, about: VideoMetadata) -> dict[str, Tensor]:
+        """Seconds of a step."""
+        return {"second_per_grid_ts": torch.tensor([processor.video_processor.temporal_patch_size / about.sampled_fps])}
 
     def note(self, times: Tensor) -> str:
         """The times where one gap cannot say them."""

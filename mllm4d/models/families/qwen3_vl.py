@@ -19,6 +19,7 @@ class Qwen3VL(Family):
         "vision": r"visual",
         "language": r"language_model|lm_head",
     }
+    patches = True
 
     def note(self, times: Tensor) -> str:
         """Empty: the processor writes the times."""
