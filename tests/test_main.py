@@ -15,7 +15,7 @@ from mllm4d.__main__ import build_task
 from mllm4d.cli import TrainerCLI, run_trainer
 from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.world import World
-from mllm4d.train.sft import SFT
+from mllm4d.train.module import MLLMModule
 from tests.conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
@@ -60,7 +60,7 @@ def test_every_curation_config_is_built_and_opens_with_its_command(path):
 @pytest.mark.parametrize("path", TRAINER, ids=lambda path: path.stem)
 def test_every_trainer_config_is_built_and_opens_with_its_command(path, verb, build):
     cli = build(verb, "-c", path)
-    assert isinstance(cli.model, SFT)
+    assert isinstance(cli.model, MLLMModule)
     assert f"python -m mllm4d fit -c {path.relative_to(ROOT)}" in path.read_text().split("\n\n")[0]
 
 
