@@ -47,6 +47,8 @@ class ClipDataModule(LightningDataModule):
         max_skipped: Share of an epoch's questions that may be left out because they or their shards cannot be used;
             each is named. 0 stops at the first.
         collate: From encoded records to a training batch; None takes that of the preprocessing.
+        together: A clip's questions come in one training step where they fit. It is for packed rows that share what
+            stands before the questions: ``batch_tokens`` counts that once then, and no padding.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ClipDataModule(LightningDataModule):
         storage: Mapping[str, Any] | None = None,
         max_skipped: float = 0.0,
         collate: Callable[[Sequence[Any]], Any] | None = None,
+        together: bool = False,
     ) -> None:
         super().__init__()
         self.sets = (ShardSet(shards),) if isinstance(shards, str) else tuple(shards)
@@ -79,6 +82,7 @@ class ClipDataModule(LightningDataModule):
         self.folder, self.curation, self.workers, self.window = Path(self.sets[0].path), curation, workers, window
         self.batch_size, self.eval_batch_size, self.batch_tokens = batch_size, eval_batch_size, batch_tokens
         self.style, self.seed, self.inputs, self.collate = style, seed, inputs, collate
+        self.together = together
         self.splits = (train_split,) if isinstance(train_split, str) else tuple(train_split)
         self.cache, self.retries, self.storage, self.max_skipped = cache, retries, storage, max_skipped
         self.index: Index | None = None
@@ -147,7 +151,9 @@ class ClipDataModule(LightningDataModule):
         state: dict[str, Any] = {"order": self._order()}
         if self._lengths is not None:
             clips = [[*size, tokens] for size, tokens in self._lengths.clip.items()]
-            state["lengths"] = {"clip": clips, "text": self._lengths.text, "reasoning": self._lengths.reasoning}
+            shared = [[*size, tokens] for size, tokens in self._lengths.shared.items()]
+            line = {"text": self._lengths.text, "reasoning": self._lengths.reasoning}
+            state["lengths"] = {"clip": clips, "shared": shared, **line}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -174,6 +180,7 @@ class ClipDataModule(LightningDataModule):
             "window": self.window,
             "batch_size": self.batch_size if self.batch_tokens is None else None,
             "batch_tokens": self.batch_tokens,
+            "together": self.together,
             "world_size": trainer.world_size if trainer else 1,
         }
 
@@ -204,6 +211,7 @@ class ClipDataModule(LightningDataModule):
                 world_size=world_size,
                 window=self.window if training else 0,
                 batch_tokens=self.batch_tokens if training else None,
+                together=self.together and training,
             )
 
         self._loaders[name] = ClipLoader(
@@ -226,8 +234,8 @@ class ClipDataModule(LightningDataModule):
         if self.batch_tokens is None:
             return parts
         if saved := self._saved.get("lengths"):
-            clip = {(frames, height, width): tokens for frames, height, width, tokens in saved["clip"]}
-            self._lengths = Lengths(clip, saved["text"], saved["reasoning"])
+            clip, shared = ({tuple(size): tokens for *size, tokens in saved[name]} for name in ("clip", "shared"))
+            self._lengths = Lengths(clip, saved["text"], saved["reasoning"], shared)
         places = [(source.folder, shard) for source in sources for shard in source.shards]
         known = set() if self._lengths is None else set(self._lengths.clip)
         if self._lengths is None or any(size and size not in known for _, s in places for size in s.sizes or ()):
@@ -235,7 +243,8 @@ class ClipDataModule(LightningDataModule):
             lengths = measure_lengths(places, inputs, self.style) if not self._rank() else None
             self._lengths = self.trainer.strategy.broadcast(lengths) if self.trainer else lengths
         assert self._lengths is not None
-        return [replace(part, tokens=self._lengths.tokens(part.shards)) for part in parts]
+        lengths = self._lengths
+        return [replace(p, tokens=lengths.tokens(p.shards), shared=lengths.common(p.shards)) for p in parts]
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -29,11 +29,13 @@ class Lengths:
         clip: Size of a clip to what its questions have before their own text.
         text: Tokens for each character of question and options.
         reasoning: Tokens for each character of the reasoning.
+        shared: Size of a clip to what its questions have in common, no more than that; empty where it is not known.
     """
 
     clip: Mapping[Size, float]
     text: float
     reasoning: float
+    shared: Mapping[Size, int] = field(default_factory=dict)
 
     def tokens(self, shards: Sequence[Shard]) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """The estimate for each shard, clip and question.
@@ -51,6 +53,16 @@ class Lengths:
             for shard in shards
         )
 
+    def common(self, shards: Sequence[Shard]) -> tuple[tuple[int, ...], ...]:
+        """For each shard and clip what its questions have in common; 0 where that is not known.
+
+        Args:
+            shards: Entries of the index, with sizes.
+        """
+        return tuple(
+            tuple(0 if size is None else self.shared.get(size, 0) for size in shard.sizes or ()) for shard in shards
+        )
+
     def _question(self, clip: float, text: int, reasoning: int) -> int:
         return max(1, ceil(clip + self.text * text + self.reasoning * reasoning))
 
@@ -59,7 +71,7 @@ def measure_lengths(places: Sequence[tuple[ShardFolder, Shard]], inputs: Inputs,
     """Encode a few questions and fit a line to their lengths (least squares), lifted so that none of them is above it.
 
     Where ``inputs`` has ``tokens_of(frames, height, width)``, which says how many tokens a clip takes, a few clips
-    are encoded; else one of each size.
+    are encoded, and what a clip's questions have in common is known; else one of each size, and it is not.
 
     Args:
         places: The shards, each with its folder.
@@ -94,7 +106,7 @@ def measure_lengths(places: Sequence[tuple[ShardFolder, Shard]], inputs: Inputs,
     line = np.linalg.lstsq(matrix, lengths, rcond=None)[0]
     above = float(np.max(lengths - matrix @ line, initial=0.0))
     bases = {size: float(line[columns.get(size, 2)]) + above + (known(*size) if known else 0) for size in groups}
-    return Lengths(bases, float(line[0]), float(line[1]))
+    return Lengths(bases, float(line[0]), float(line[1]), {size: known(*size) for size in groups} if known else {})
 
 
 def _probe(clips: Sequence[tuple[ShardFolder, Shard, int]], inputs: Inputs, style: Style) -> list[tuple[int, int, int]]:

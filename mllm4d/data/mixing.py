@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from random import Random
 from typing import NamedTuple
 
@@ -43,11 +44,13 @@ class Part:
         shards: Those of the splits that are read.
         weight: As in ``ShardSet``.
         tokens: Of each shard, clip and question the estimated length; None where batches are not filled by tokens.
+        shared: Of each shard and clip how much of that all its questions have in common; None where that is not known.
     """
 
     shards: tuple[Shard, ...]
     weight: float = 1.0
     tokens: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    shared: tuple[tuple[int, ...], ...] | None = None
 
 
 class Run(NamedTuple):
@@ -70,7 +73,8 @@ class Run(NamedTuple):
 
 def quota(work: Sequence[Sequence[Sequence[int]]], weight: float) -> int:
     """Work that an epoch draws from a part: the same in every epoch."""
-    return max(1, round(weight * sum(sum(clip) for shard in work for clip in shard)))
+    # Exactly: work may have more digits than a float.
+    return max(1, round(Fraction(weight) * sum(sum(clip) for shard in work for clip in shard)))
 
 
 def draw(

@@ -17,7 +17,8 @@ from math import ceil, lcm
 from random import Random
 from typing import NamedTuple
 
-from mllm4d.data.mixing import Part, cut, draw, interleave
+from mllm4d.data.mixing import Part, Run, cut, draw, interleave
+from mllm4d.data.pieces import Piece, fill, pieces_of, steps_for, work_of
 from mllm4d.schema import InputError
 
 Item = tuple[int, int]
@@ -38,7 +39,7 @@ class Plan:
 
     Attributes:
         clips: In the order of reading; one that is drawn twice stands there twice.
-        batches: For each step its questions.
+        batches: For each step its questions, those of one clip next to each other.
     """
 
     clips: tuple[ClipRef, ...]
@@ -55,6 +56,7 @@ def plan_epoch(
     world_size: int = 1,
     window: int = 0,
     batch_tokens: int | None = None,
+    together: bool = False,
 ) -> Plan:
     """Plan one rank's epoch.
 
@@ -71,6 +73,10 @@ def plan_epoch(
             length come together, as many as fit by the parts' ``tokens``. Where a rank has fewer questions than steps,
             its last batches are empty: a reader repeats a question there. That takes questions longer than half the
             budget, or very few of them.
+        together: A clip's questions come in one step, where a packed row computes what they share once: the tokens
+            that they share (the parts' ``shared``) count once, and there is no padding. Only a clip that alone exceeds
+            ``batch_tokens`` (or ``batch_size``) is divided. Steps have clips of about equal size then, as many as fit;
+            batches may be empty as with ``batch_tokens``.
 
     Returns:
         The plan; all ranks have the same number of batches.
@@ -78,43 +84,115 @@ def plan_epoch(
     Raises:
         InputError: There are fewer questions than ranks, or one is estimated to exceed ``batch_tokens`` by itself.
     """
+    if together:
+        return _plan_together(parts, batch_size, batch_tokens, seed, epoch, rank, world_size, window)
     fits = None if batch_tokens is None else _rows_that_fit(parts, batch_tokens)
-    work = _work(parts, fits)
+    mine = _share(parts, _work(parts, fits), seed, epoch, rank, world_size, window)
+    clips = tuple(ClipRef(run.part, run.shard, run.clip) for run in mine.runs)
+    items = [
+        (n, question) for n, run in enumerate(mine.runs) for question in range(run.first, run.first + len(run.work))
+    ]
+    if window:
+        items = _mix(items, [1] * len(items), window, Random(f"{seed}/{epoch}/{rank}"))
+    if fits is None:
+        # From the shortest rank: were it from the longest, a rank could be left with a step and no question for it.
+        steps = -(-(mine.everyone // world_size) // batch_size)
+        cuts = [len(items) * step // steps for step in range(steps + 1)]
+        return Plan(clips, tuple(_by_clip(items[a:b]) for a, b in pairwise(cuts)))
+    sizes = [fits[ref.part][ref.shard][ref.clip][question] for ref, question in ((clips[n], q) for n, q in items)]
+    return Plan(clips, tuple(map(_by_clip, _fill(items, sizes, _steps(parts, fits, world_size)))))
+
+
+def _plan_together(
+    parts: Sequence[Part],
+    batch_size: int,
+    batch_tokens: int | None,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    window: int,
+) -> Plan:
+    """The same with pieces of clips in place of questions."""
+    budget = batch_size if batch_tokens is None else batch_tokens
+    if batch_tokens is not None:
+        _rows_that_fit(parts, batch_tokens)  # each question alone
+    pieces = [pieces_of(part, budget, batch_tokens is not None) for part in parts]
+    work = [[[tuple(work_of(piece.size, budget) for piece in c) for c in shard] for shard in part] for part in pieces]
+    mine = _share(parts, work, seed, epoch, rank, world_size, window)
+    clips = tuple(ClipRef(run.part, run.shard, run.clip) for run in mine.runs)
+    items = [(n, number) for n, run in enumerate(mine.runs) for number in range(run.first, run.first + len(run.work))]
+
+    def piece(item: Item) -> Piece:
+        ref = clips[item[0]]
+        return pieces[ref.part][ref.shard][ref.clip][item[1]]
+
+    if window:
+        items = _mix(items, [piece(item).questions for item in items], window, Random(f"{seed}/{epoch}/{rank}"))
+    filled = [[items[number] for number in batch] for batch in fill([piece(item).size for item in items], budget)]
+    batches = _halve(filled, steps_for(parts, pieces, budget, world_size))
+    questions = (
+        [(item[0], piece(item).first + n) for item in batch for n in range(piece(item).questions)] for batch in batches
+    )
+    return Plan(clips, tuple(map(_by_clip, questions)))
+
+
+class _Share(NamedTuple):
+    """What one rank reads, and how many entries of work all ranks have together."""
+
+    runs: list[Run]
+    everyone: int
+
+
+def _share(
+    parts: Sequence[Part], work: list[Nested], seed: int, epoch: int, rank: int, world_size: int, window: int
+) -> _Share:
+    """One rank's stretch of the epoch."""
     streams = [
         draw(number, own, part.weight, seed, epoch, window > 0)
         for number, (part, own) in enumerate(zip(parts, work, strict=True))
     ]
     runs = interleave([stream for stream in streams if stream])
     total, count = sum(sum(run.work) for run in runs), sum(len(run.work) for run in runs)
-    if count < world_size:
-        raise InputError(f"{count} questions are too few for {world_size} ranks")
     start, stop = (total * r // world_size for r in (rank, rank + 1))
     mine = list(cut(runs, start, stop))
-    clips = tuple(ClipRef(run.part, run.shard, run.clip) for run in mine)
-    items = [(n, question) for n, run in enumerate(mine) for question in range(run.first, run.first + len(run.work))]
-    if window:
-        items = _mix(items, window, Random(f"{seed}/{epoch}/{rank}"))
-    if fits is None:
-        # From the shortest rank: were it from the longest, a rank could be left with a step and no question for it.
-        steps = -(-(count // world_size) // batch_size)
-        cuts = [len(items) * step // steps for step in range(steps + 1)]
-        return Plan(clips, tuple(tuple(items[a:b]) for a, b in pairwise(cuts)))
-    sizes = [fits[ref.part][ref.shard][ref.clip][question] for ref, question in ((clips[n], q) for n, q in items)]
-    return Plan(clips, tuple(map(tuple, _fill(items, sizes, _steps(parts, fits, world_size)))))
+    if count < world_size or not mine:
+        raise InputError(f"{count} questions, or clips that stay whole, are too few for {world_size} ranks")
+    return _Share(mine, count)
 
 
-def _mix(items: Sequence[Item], window: int, random: Random) -> list[Item]:
-    """Draw from a buffer of ``window`` items that is refilled in order, as a shuffle buffer does."""
-    buffer: list[Item] = []
+def _by_clip(batch: Sequence[Item]) -> tuple[Item, ...]:
+    """Questions of one clip next to each other, clips in the order in which they first come.
+
+    A packed row has them so: questions, prompts and answers of a batch are then in one order.
+    """
+    places = {clip: place for place, clip in reversed(list(enumerate(clip for clip, _ in batch)))}
+    return tuple(sorted(batch, key=lambda item: places[item[0]]))
+
+
+def _mix(items: Sequence[Item], counts: Sequence[int], window: int, random: Random) -> list[Item]:
+    """Draw from a buffer of ``window`` questions that is refilled in order, as a shuffle buffer does.
+
+    Args:
+        items: What is drawn.
+        counts: Questions of each.
+        window: Questions in the buffer.
+        random: Draws.
+    """
+    buffer: list[tuple[Item, int]] = []
     mixed = []
-    for item in items:
-        buffer.append(item)
-        if len(buffer) > window:
+    load = 0
+    for item, count in zip(items, counts, strict=True):
+        buffer.append((item, count))
+        load += count
+        while load > window:
             place = random.randrange(len(buffer))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
-            mixed.append(buffer.pop())
+            drawn, count = buffer.pop()
+            mixed.append(drawn)
+            load -= count
     random.shuffle(buffer)
-    return mixed + buffer
+    return mixed + [item for item, _ in buffer]
 
 
 Nested = list[list[tuple[int, ...]]]
@@ -176,7 +254,12 @@ def _fill(items: Sequence[Item], sizes: Sequence[int], steps: int) -> list[list[
         batch.append(item)
         if len(batch) == size:
             batches.append(open_batches.pop(size))
-    batches += open_batches.values()
+    return _halve(batches + list(open_batches.values()), steps)
+
+
+def _halve(batches: list[list[Item]], steps: int) -> list[list[Item]]:
+    """As many batches as there are steps: the fullest are halved, or empty ones added."""
+    batches = list(batches)
     while len(batches) < steps:
         fullest = max(range(len(batches)), key=lambda n: (len(batches[n]), n))
         middle = len(batches[fullest]) // 2

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mllm4d.data.access import ShardFolder
 from mllm4d.data.encoding import Fault, Inputs, Pair, Style, encode_sample
 from mllm4d.data.plan import Item, Plan
-from mllm4d.data.transport import Slots, pack, unpack
+from mllm4d.data.transport import AHEAD, Slots, pack, unpack
 from mllm4d.schema import InputError, Question
 from mllm4d.shards import Shard
 
@@ -152,7 +152,10 @@ class ClipLoader:
         batches = plan.batches[done:]
         slots = Slots(self.workers)
         dataset = _ClipDataset(self.sources, plan, batches, self.inputs, self.style, slots)
-        loader = DataLoader(dataset, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
+        ahead = AHEAD if self.workers else None
+        loader: DataLoader = DataLoader(
+            dataset, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, prefetch_factor=ahead
+        )
         reads = (read if isinstance(read, _Read) else unpack(read, slots) for read in loader)
         rows = _Rows(reads, self._left_out(sum(map(len, plan.batches))))
         for number in range(len(batches)):

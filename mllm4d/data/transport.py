@@ -25,8 +25,11 @@ SMALL = 2**16
 SLOT = 2**25
 """Bytes of tensors that a slot of ``Slots`` can hold; it takes memory for those that it did hold."""
 
-PER_READER = 4
-"""Slots of a reading process: one more than torch's ``DataLoader`` lets it be ahead, and one that is being read."""
+AHEAD = 4
+"""Clips that a reading process may be ahead, so that the others go on while one is held up."""
+
+PER_READER = AHEAD + 2
+"""Slots of a reading process: for what it is ahead, what it writes, and what is being read."""
 
 ALIGNMENT = 64
 """Tensors in a slot begin at a multiple of so many bytes."""

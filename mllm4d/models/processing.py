@@ -34,6 +34,10 @@ VIDEO = 2
 """A placeholder of a video feature among transformers' ``mm_token_type_ids``."""
 
 
+KNOWN = 256
+"""Different starts of clips whose tokens are kept."""
+
+
 class Start(NamedTuple):
     """What all questions about a clip have in common.
 
@@ -60,6 +64,8 @@ class ClipProcessing:
         self.family: Family = chat.family
         # Frames, height and width of a clip to the grid [3] of its patches; None where the two ways differ.
         self._grids: dict[tuple[int, int, int], Tensor | None] = {}
+        # Words before the questions, grid and times to their tokens: clips of even frames have the same.
+        self._known: dict[tuple[Any, ...], Mapping[str, Tensor]] = {}
         self._scale: tuple[Tensor, Tensor] | None = None
 
     def start(self, text: Texts, frames: Tensor, times: Tensor, fps: float) -> Start:
@@ -137,17 +143,21 @@ class ClipProcessing:
             self._scale = mean, std
         return self._scale
 
-    def _tokens(self, text: Texts, about: Any, steps: int, features: int) -> dict[str, Tensor]:
+    def _tokens(self, text: Texts, about: Any, steps: int, features: int) -> Mapping[str, Tensor]:
         """Tokens before the question, as of a video with one feature a step; its placeholder comes so often then."""
-        merge = self.processor.video_processor.merge_size
-        single = {"video_grid_thw": torch.tensor([[steps, merge, merge]]), "video_metadata": [about]}
-        words = self.processor.replace_video_token(single, video_idx=0)
-        before = text.rendered[: len(text.rendered) - len(text.prompt)].replace(self.chat.marker, words)
-        ids = torch.tensor(self.chat.tokens(before))
-        placeholder = self.family.placeholder(self.processor)
-        assert placeholder is not None
-        ids = ids.repeat_interleave(torch.where(ids.eq(placeholder), features, 1))
-        return {"input_ids": ids, "mm_token_type_ids": ids.eq(placeholder) * VIDEO}
+        before = text.rendered[: len(text.rendered) - len(text.prompt)]
+        key = (before, steps, features, *about.frames_indices)
+        if key not in self._known:
+            merge = self.processor.video_processor.merge_size
+            single = {"video_grid_thw": torch.tensor([[steps, merge, merge]]), "video_metadata": [about]}
+            words = self.processor.replace_video_token(single, video_idx=0)
+            ids = torch.tensor(self.chat.tokens(before.replace(self.chat.marker, words)))
+            placeholder = self.processor.video_token_id
+            ids = ids.repeat_interleave(torch.where(ids.eq(placeholder), features, 1))
+            if len(self._known) == KNOWN:
+                self._known.clear()
+            self._known[key] = {"input_ids": ids, "mm_token_type_ids": ids.eq(placeholder) * VIDEO}
+        return self._known[key]
 
     def _compare(self, plain: Start, quick: Start) -> Start:
         """The quick one where every tensor is equal."""

@@ -8,7 +8,8 @@ from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.world import World
 from mllm4d.data.datamodule import ClipDataModule
 from mllm4d.models.inputs import VideoInputs, VideoSettings
-from mllm4d.models.tiny import build_processor, build_tokenizer
+from mllm4d.models.packing import PackedInputs
+from mllm4d.models.tiny import build_model, build_processor, build_tokenizer
 from mllm4d.schema import InputError
 from mllm4d.shards import read_index, read_shard
 
@@ -68,6 +69,75 @@ def test_a_clip_is_decoded_once_for_all_its_questions(shards, inputs, monkeypatc
     monkeypatch.setattr(encoding, "decode", lambda video, name, only: decoded.append(name) or decode(video, name, only))
     list(module(shards, inputs).train_dataloader())
     assert len(decoded) == len(set(decoded)) == sum(len(s.keys) for s in read_index(shards).split("train"))
+
+
+def test_frames_that_are_not_used_are_not_converted(shards, monkeypatch):
+    from mllm4d.data import encoding
+
+    few = VideoInputs(build_processor(build_tokenizer(), temporal_patch=2), VideoSettings(frames=3))
+    shard = read_index(shards).shards[0]
+    sample = next(read_shard(shards / shard.path))
+    counts = []
+    decode = encoding.decode
+
+    def counting(video, name, only):
+        frames, times = decode(video, name, only)
+        counts.append((len(frames), len(times)))
+        return frames, times
+
+    monkeypatch.setattr(encoding, "decode", counting)
+    pairs, _ = encoding.encode_sample(sample, few, prompts.letter, [0])
+    assert counts == [(3, 8)]
+    frames, times = decode(sample.video)
+    dialogue = prompts.letter(sample.questions[0])
+    (expected,) = few.encode(frames, times, 4.0, [dialogue.prompt], [dialogue.target], [sample.questions[0].id])
+    for name, tensor in {**expected.tokens, **expected.vision}.items():
+        assert torch.equal({**pairs[0][2].tokens, **pairs[0][2].vision}[name], tensor), name
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_packed_rows_and_their_questions_are_in_one_order(shards, inputs, together):
+    packed = PackedInputs(inputs, build_model(inputs.tokenizer))
+    loader = module(shards, packed, together=together, batch_tokens=8000).train_dataloader()
+    loader.generation = True
+    mixed, regrouped = 0, 0
+    for batch in loader:
+        assert [question.id for question in batch.questions] == list(batch.inputs.ids) == list(batch.prompts.ids)
+        clips = [question.id.rsplit("/", 1)[0] for question in batch.questions]
+        mixed += len(set(clips)) > 1
+        regrouped += len(set(clips)) < len(clips)
+        # Each clip's video is there once.
+        assert len(batch.inputs.vision.clips) == len(batch.inputs.vision["video_grid_thw"]) == len(set(clips))
+    assert mixed
+    assert regrouped
+
+
+def test_together_a_clip_comes_in_one_step(shards, inputs):
+    data = module(shards, inputs, together=True, batch_tokens=2000)
+    batches = list(data.train_dataloader())
+    steps = {}
+    for number, batch in enumerate(batches):
+        for question in batch.questions:
+            steps.setdefault(question.id.rsplit("/", 1)[0], set()).add(number)
+    assert all(len(found) == 1 for found in steps.values())
+    wanted = [q.id for s in read_index(shards).split("train") for x in read_shard(shards / s.path) for q in x.questions]
+    assert Counter(q.id for batch in batches for q in batch.questions) == Counter(wanted)
+    # What packed rows take: the video of each clip once. The estimate is never below it.
+    packed = PackedInputs(inputs, build_model(inputs.tokenizer))
+    lengths = [
+        batch.inputs.layout.length
+        for batch in module(shards, packed, together=True, batch_tokens=2000).train_dataloader()
+    ]
+    assert max(lengths) <= 2000
+    assert (
+        len(lengths) == len(batches) == len(module(shards, inputs, together=True, batch_tokens=2000).train_dataloader())
+    )
+    # A resumed run plans the same without measuring again.
+    again = ClipDataModule(str(shards), inputs=inputs, workers=0, window=20, together=True, batch_tokens=2000)
+    again.load_state_dict(data.state_dict())
+    same(batches, list(again.train_dataloader()))
+    assert again.state_dict() == data.state_dict()
+    assert again.state_dict()["order"]["together"] is True
 
 
 def test_only_the_answer_is_learnt(shards, inputs):
