@@ -35,7 +35,7 @@ from mllm4d.train.losses import LossFunction, LossTerms, grpo
 from mllm4d.train.module import MLLMModule
 from mllm4d.train.phases import Phases
 from mllm4d.train.rollout import RolloutEngine
-from mllm4d.train.scoring import PAPER_REWARDS, Reward, score
+from mllm4d.train.scoring import PAPER_REWARDS, Reward, failure_sums, score
 from mllm4d.train.seeds import step_seed
 
 
@@ -202,6 +202,7 @@ class RFT(MLLMModule):
             "zero_variance": torch.stack([advantages.flat_groups, advantages.groups]).double() / shared,
             "skipped_rewards": torch.stack([advantages.skipped, torch.ones_like(advantages.skipped)]).double(),
             "resampled": torch.tensor([redrawn, len(prompts)], dtype=torch.float64),
+            **failure_sums(scores, self.rewards),
         }
         return experience, notes
 

@@ -26,6 +26,10 @@ from mllm4d.train.time_limit import TimeLimited, number
 RewardFunction = Callable[[str, Question], float | None]
 """From what the model said and the question to a number, or to None where it does not apply."""
 
+OVER_TIME, NOT_FINITE = "over_time", "not_finite"
+KINDS = (OVER_TIME, NOT_FINITE)
+"""Ways in which a reward fails."""
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -111,6 +115,21 @@ def score(rewards: Sequence[Reward], completions: Sequence[str], questions: Sequ
     return Scores(parts, weighted_sum(parts, weights), dict(failures))
 
 
+def failure_sums(scores: Scores, rewards: Sequence[Reward]) -> dict[str, Tensor]:
+    """How often each reward took too long or was not finite, for the log.
+
+    Args:
+        scores: Of N completions.
+        rewards: What they were scored by.
+
+    Returns:
+        Name to [2] float64: failures and N, the same names on every rank.
+    """
+    kinds = [(reward.name, kind) for reward in rewards for kind in KINDS]
+    counts = {f"reward_{kind}/{name}": scores.failures.get(f"{name}/{kind}", 0) for name, kind in kinds}
+    return {name: torch.tensor([count, len(scores.total)], dtype=torch.float64) for name, count in counts.items()}
+
+
 def weighted_sum(parts: Tensor, weights: Tensor) -> Tensor:
     """Add rewards up, what applies in place of what does not; see ``score``.
 
@@ -132,9 +151,9 @@ def _value(reward: Reward, completion: str, question: Question, failures: Counte
     try:
         value = reward(completion, question)
     except TimeoutError as error:
-        return _failed(f"{reward.name}/over_time", str(error), question, failures)
+        return _failed(f"{reward.name}/{OVER_TIME}", str(error), question, failures)
     if value is not None and not math.isfinite(value):
-        return _failed(f"{reward.name}/not_finite", f"reward {reward.name!r} is {value}", question, failures)
+        return _failed(f"{reward.name}/{NOT_FINITE}", f"reward {reward.name!r} is {value}", question, failures)
     return math.nan if value is None else value
 
 

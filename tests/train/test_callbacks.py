@@ -1,15 +1,20 @@
+import io
 from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageSequence
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.functional import pil_to_tensor
 
 from mllm4d.data.datamodule import ClipDataModule
 from mllm4d.data.mixing import ShardSet
 from mllm4d.models.packing import PackedInputs
 from mllm4d.models.tiny import build_tiny
 from mllm4d.train import callbacks
-from mllm4d.train.callbacks import Throughput, computed_tokens
+from mllm4d.train.callbacks import Throughput, add_clip, computed_tokens
 from mllm4d.video import decode
 from tests.data.shard_sets import sample, write_set
 from tests.train.lessons import Lessons, sft, trainer
@@ -108,3 +113,20 @@ def test_clips_are_shown_from_whichever_set_they_lie_in(tmp_path):
         expected, _ = decode(sample(f"{name}-val-0", 1, frames=3).video)
         assert torch.equal(frames, expected)
         assert times.tolist() == [0, 0.25, 0.5]
+
+
+def test_a_clip_in_tensorboard_is_there_without_a_video_encoder_and_keeps_its_frames_and_times(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    frames = torch.zeros(3, 12, 16, 3, dtype=torch.uint8)
+    for number, frame in enumerate(frames):
+        frame[:, : 4 * (number + 1)] = 255  # a GIF keeps black and white as they are
+    add_clip(logger, "samples/0", frames, torch.tensor([0.0, 0.25, 0.75]), 7)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    (event,) = events.Images("samples/0")
+    assert (event.step, event.width, event.height) == (7, 16, 12)
+    film = Image.open(io.BytesIO(event.encoded_image_string))
+    shown = [(frame.convert("RGB").copy(), frame.info["duration"]) for frame in ImageSequence.Iterator(film)]
+    assert [gap for _, gap in shown] == [250, 500, 500]
+    assert torch.equal(torch.stack([pil_to_tensor(frame).permute(1, 2, 0) for frame, _ in shown]), frames)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from mllm4d.schema import InputError
 from mllm4d.train import rewards
 from mllm4d.train.rewards import paper_reward
-from mllm4d.train.scoring import PAPER_REWARDS, Reward, score, weighted_sum
+from mllm4d.train.scoring import PAPER_REWARDS, Reward, failure_sums, score, weighted_sum
 from mllm4d.train.time_limit import TimeLimited
 from tests.data.test_formats import question
 from tests.train import slow_rewards
@@ -65,6 +65,9 @@ def test_none_does_not_apply_and_what_is_not_finite_is_skipped_and_counted():
     )
     assert_close(scores.total, values(4, 2.5, 3, 4))
     assert scores.failures == {"absent/not_finite": 2}
+    sums = {name: pair.tolist() for name, pair in failure_sums(scores, [absent, length]).items()}
+    kinds = {f"reward_{kind}/{name}": [0, 4] for kind in ("over_time", "not_finite") for name in ("absent", "length")}
+    assert sums == {**kinds, "reward_not_finite/absent": [2, 4]}
     assert math.isnan(score([absent], ["none"], [question()]).total)
 
 

@@ -199,19 +199,23 @@ def memory() -> float:
 
 
 def memory_over(folder: Path, setting: Setting, inputs: VideoInputs, samples: int) -> dict[str, float]:
-    """Memory after a tenth of the samples, half of them and all of them, epoch after epoch."""
+    """Memory in the first and the second half of the samples, epoch after epoch, once the buffers have been filled.
+
+    It rises and falls with what is under way, so that single readings say little: medians of fifty.
+    """
     loader = _module(folder, setting, inputs).train_dataloader()
-    marks = {samples // 10: 0.0, samples // 2: 0.0, samples: 0.0}
-    seen = 0
+    seen, readings = 0, list[float]()
     while seen < samples:
         for batch in loader:
-            before, seen = seen, seen + len(batch.questions)
-            for mark in marks:
-                if before < mark <= seen:
-                    marks[mark] = memory()
+            seen += len(batch.questions)
+            # From a tenth on.
+            if seen >= samples * (0.1 + 0.9 * len(readings) / 100):
+                readings.append(memory())
             if seen >= samples:
                 break
-    return {f"after {mark} samples, MiB": value for mark, value in marks.items()}
+    halves = readings[: len(readings) // 2], readings[len(readings) // 2 :]
+    first, second = map(statistics.median, halves)
+    return {"first half, MiB": first, "second half, MiB": second, "most, MiB": max(readings)}
 
 
 def starts(folder: Path, setting: Setting, inputs: VideoInputs) -> dict[str, float]:
