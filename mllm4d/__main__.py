@@ -113,12 +113,14 @@ usage: python -m mllm4d score [--suite NAME] [-c CONFIG] [--KEY VALUE ...] FILE 
                         lines
   --suite NAME          vlm4d (unless told otherwise), vsi_bench, sti_bench, dsi_bench, ost_bench, mllm4d, custom, or a
                         class_path
+  --text_only FILE      answers of a model that was not shown the videos, as one more blind baseline
   --suite.KEY VALUE     a setting of the suite, after --suite CLASS_PATH: files, videos, response, ...
   -c CONFIG             YAML file with class_path and init_args under "suite"
   --help-all            list every key with its type and default
 
-prints one JSON object a file: n, correct, accuracy, invalid, ci_low, ci_high, groups, the benchmark's official figures;
-with two files or more also {"paired": [...]}: exact McNemar test and bootstrap over videos, questions matched by id.
+prints one JSON object a file: n, correct, accuracy, invalid, ci_low, ci_high, groups, the benchmark's official figures,
+blind (what is scored without the video) and warnings (where that is more than chance); with two files or more also
+{"paired": [...]}: exact McNemar test and bootstrap over videos, questions matched by id.
 """
 
 TASK_HELP = {"curate": CURATE_HELP, "score": SCORE_HELP, "export": EXPORT_HELP, "ask": ASK_HELP}

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_DECLARED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*[:=]?\s*\(?\**([A-Z])\b(?![a-z'])", re.IGNORECASE)
-_LONE = re.compile(r"^\W*([A-Z])(?:[.):,\s]|\W*$)")
+from mllm4d.reading.marks import normal
+from mllm4d.reading.option import read_option
+from mllm4d.schema import InputError
+
+__all__ = [
+    "Centers",
+    "Judge",
+    "Point",
+    "Reading",
+    "States",
+    "alike",
+    "read_centers",
+    "read_option",
+    "read_or_judge",
+    "read_states",
+    "right_letters",
+]
+
 _THINKING = re.compile(r"<(/?)thinking>", re.IGNORECASE)
 # No two repetitions here can match the same characters: what a model says may be long and nasty.
 _CENTER = re.compile(r"^[ \t]*(?:[-*][ \t]+)?(Camera|Object) Center:(.*)$", re.MULTILINE)
@@ -88,41 +104,66 @@ def _both(values: list[Point | str | None]) -> Centers | None:
     return values[0], values[1]
 
 
-def read_option(text: str, options: Mapping[str, str]) -> str | None:
-    """Which option a text chooses.
-
-    In this order: the text inside the last pair of answer tags; a declaration ("the answer is B", "Option: C"); a
-    letter that stands alone or first; the one option whose text occurs in the answer. What contradicts itself or cannot
-    be read is no answer.
+def alike(options: Mapping[str, Any], letters: Iterable[str]) -> frozenset[str]:
+    """Some letters, with those of all options that have the same text: who chooses either has said the same.
 
     Args:
-        text: What the model said.
         options: Letter to option text.
-
-    Returns:
-        The letter, or None where the text cannot be read.
+        letters: Some of them.
     """
-    if tags := _TAG.findall(text):
-        return _read_bare(tags[-1], options)
-    declared = {letter.upper() for letter in _DECLARED.findall(text) if letter.isupper()} & set(options)
-    if declared:
-        return declared.pop() if len(declared) == 1 else None
-    return _read_bare(text, options)
+    texts = {letter: normal(option) for letter, option in options.items()}
+    wanted = {texts[letter] for letter in letters}
+    return frozenset(letter for letter, text in texts.items() if text in wanted)
 
 
-def _read_bare(text: str, options: Mapping[str, str]) -> str | None:
-    """A leading letter, or a unique option text."""
-    stripped = text.strip()
-    # "A car moved" starts with a letter but says a word: only a letter with its own text or nothing after it counts.
-    if (match := _LONE.match(stripped)) and match[1] in options:
-        letter, rest = match[1], stripped[match.end(1) :].strip(" .):,*\n")
-        if not rest or options[letter].lower() in rest.lower() or stripped[match.end(1) : match.end(1) + 1] in ".):":
-            return letter
-    found = [letter for letter, option in options.items() if _occurs(option, text)]
-    # An option whose text is part of a longer option that occurs too ("clockwise" in "counter-clockwise") is not meant.
-    found = [a for a in found if not any(a != b and options[a].lower() in options[b].lower() for b in found)]
-    return found[0] if len(found) == 1 else None
+def right_letters(options: Mapping[str, Any], answer: Any) -> frozenset[str]:
+    """Which letters are right, where a file names the answer by letter or by text.
+
+    Options that share one text are right together (``alike``).
+
+    Args:
+        options: Letter to option text; numbers are taken as their text.
+        answer: A letter, or an option's text; 0 is a number like any other.
+
+    Raises:
+        InputError: It is neither, or the letter of one option and the text of another.
+    """
+    said = normal(answer)
+    by_text = {letter for letter, option in options.items() if normal(option) == said}
+    by_letter = {letter for letter in options if letter.casefold() == said}
+    if by_letter and by_text and not by_letter <= by_text:
+        raise InputError(f"answer {answer!r} is the letter of one option and the text of another: {dict(options)}")
+    named = alike(options, by_text or by_letter)
+    if not named:
+        raise InputError(f"answer {answer!r} is neither letter nor text of one of the options {dict(options)}")
+    return named
 
 
-def _occurs(option: str, text: str) -> bool:
-    return bool(re.search(rf"(?<![\w.-]){re.escape(option.strip())}(?![\w-])", text, re.IGNORECASE))
+class Judge(Protocol):
+    """Asked which option a text chooses, where rules cannot tell. It is never shown which one is right."""
+
+    def __call__(self, said: str, question: str, options: Mapping[str, str]) -> str:
+        """Say it in a form that ``read_option`` can read; anything else, an empty text too, is no answer."""
+
+
+class Reading(NamedTuple):
+    """The letter that was read, or None; and whether it took a judge."""
+
+    letter: str | None
+    judged: bool = False
+
+
+def read_or_judge(said: str, question: str, options: Mapping[str, str], judge: Judge | None) -> Reading:
+    """Read by rules, and ask a judge about what they cannot read; a text without a word is not worth asking about.
+
+    Args:
+        said: What the model said.
+        question: The wording.
+        options: Letter to option text.
+        judge: None asks nobody.
+    """
+    letter = read_option(said, options)
+    if letter is not None or judge is None or not re.search(r"\w", said):
+        return Reading(letter)
+    letter = read_option(judge(said, question, options), options)
+    return Reading(letter, letter is not None)

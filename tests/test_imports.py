@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mllm4d"
 LEVELS = [
-    {"schema", "prompts", "answers"},
+    {"schema", "prompts", "answers", "reading"},
     {"video", "shards"},
     {"geometry", "viz"},
     {"curate", "qa"},

@@ -8,11 +8,16 @@ import pytest
 from scipy import stats
 
 from mllm4d.__main__ import build_task, main
+from mllm4d.bench.power import questions_needed
 from mllm4d.bench.suites.base import Suite
+from mllm4d.data.formats import write_vlm4d
+from mllm4d.qa.balance import balance
+from mllm4d.qa.paper import PaperOptions
 from mllm4d.score import Score
 from tests.conftest import ROOT
+from tests.qa.test_paper import distances
 
-KEYS = ("file", "n", "correct", "accuracy", "invalid", "ci_low", "ci_high", "ci_method", "groups")
+KEYS = ("file", "n", "correct", "accuracy", "invalid", "ci_low", "ci_high", "groups", "blind", "warnings")
 
 
 def entry(number, response, video="videos_real/davis/a.mp4", **changes):
@@ -98,6 +103,49 @@ def test_all_right_is_no_certainty(tmp_path, capsys):
     assert table["ci_high"] == 1
 
 
+def test_blind_baselines_stand_beside_the_score_and_the_papers_options_are_warned_of(tmp_path, capsys):
+    """Questions about 400 clips; a model that never looks and takes the smallest plausible option seems to see."""
+    made = {"paper": PaperOptions()(distances(400), 4, 1.5, 0), "ours": balance(distances(400), 4, 1.5, 0)}
+    tables = {}
+    for name, questions in made.items():
+        rows = [{**write_vlm4d(f"{q.id.split('/')[0]}.mp4", q), "response": "A"} for q in questions.questions]
+        main(["score", "--suite", "mllm4d", write(tmp_path / f"{name}.json", rows)])
+        output = capsys.readouterr()
+        tables[name] = json.loads(output.out)
+        told = [line for line in output.err.splitlines() if line.startswith("warning: ")]
+        assert told == [f"warning: {tables[name]['file']}: {text}" for text in tables[name]["warnings"][:5]]
+    cell = tables["paper"]["blind"]["all"]["smallest_plausible"]
+    assert cell["n"] == 400
+    # 63.9 % as published for this scheme, and 25 % is chance; two sigma are 4.8 %.
+    assert cell["accuracy"] == pytest.approx(0.639, abs=0.05)
+    assert (cell["chance"], cell["leaks"]) == (0.25, True)
+    assert "smallest_plausible never sees the video and scores" in tables["paper"]["warnings"][0]
+    assert len(tables["ours"]["blind"]["all"]) == 6
+    assert tables["ours"]["warnings"] == []
+    assert tables["ours"]["blind"]["all"]["smallest_plausible"]["accuracy"] == pytest.approx(0.25)
+
+
+def test_answers_given_without_a_video_are_a_baseline_too(tmp_path, capsys):
+    seen = write(tmp_path / "seen.json", [entry(k, "A", f"videos_real/{k}.mp4") for k in range(4)])
+    rows = [entry(k, "AAB?"[k], f"videos_real/{k}.mp4") for k in range(4)]
+    unseen = write(tmp_path / "unseen.json", rows[::-1])
+    (table,) = score(capsys, seen, "--text_only", unseen)
+    assert (table["accuracy"], table["blind"]["all"]["text_only"]["accuracy"]) == (1, 0.5)
+    short = write(tmp_path / "short.json", rows[:3])
+    message = fails(capsys, seen, "--text_only", short)
+    assert f"{short}: has no answer to question 'real/validation_3'; 1 of 4 questions of {seen}" in message
+    assert "text_only" not in score(capsys, seen)[0]["blind"]["all"]
+
+
+def test_a_text_that_is_always_right_is_warned_of(tmp_path, capsys):
+    rows = [entry(k, "A", f"videos_real/{k}.mp4", answer="up" if k % 4 else "left") for k in range(80)]
+    (table,) = score(capsys, write(tmp_path / "a.json", rows))
+    cell = table["blind"]["real"]["option_prior"]
+    assert (cell["n"], cell["accuracy"], cell["chance"]) == (80, 0.75, 0.25)
+    assert table["blind"]["real"]["chance"]["accuracy"] == 0.25
+    assert any("real: option_prior never sees the video and scores 75.0 % of 80" in text for text in table["warnings"])
+
+
 def test_two_files_get_a_paired_test_matched_by_id(tmp_path, capsys):
     said_a = ["A"] * 12 + ["B"] * 8
     said_b = ["A"] * 4 + ["B"] * 8 + ["A"] + ["B"] * 7
@@ -114,6 +162,10 @@ def test_two_files_get_a_paired_test_matched_by_id(tmp_path, capsys):
     assert (pair["better_a"], pair["better_b"]) == (8, 1)
     assert pair["p_mcnemar"] == pytest.approx(stats.binomtest(1, 9, 0.5).pvalue)
     assert pair["difference"] == pytest.approx(-7 / 19, abs=1e-6)
+    # Deviations from the mean gain of -7/19, summed by video: 7, four of 14, four of -24 and 33, in nineteenths.
+    robust = 10 / 9 * (7**2 + 4 * 14**2 + 4 * 24**2 + 33**2) / 19**2 / 19**2
+    effect = robust / ((9 - 49 / 19) / 18 / 19)
+    assert pair["questions_needed"] == questions_needed(11 / 19, 4 / 19, discordant=9 / 19, effect=effect)
     # The same bootstrap over videos by scipy: the first video lost one of its two questions.
     gains, counts = [0, 0, -2, -2, -2, -2, 1, 0, 0, 0], [1] + [2] * 9
     drawn = stats.bootstrap(
@@ -135,6 +187,7 @@ def test_the_same_answers_twice_are_no_difference(tmp_path, capsys):
     ]
     for pair in last["paired"]:
         assert (pair["difference"], pair["p_mcnemar"], pair["p_bootstrap"]) == (0, 1, 1)
+        assert pair["questions_needed"] is None
 
 
 def test_ids_that_repeat_between_the_splits_are_not_paired(tmp_path, capsys):

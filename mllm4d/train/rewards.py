@@ -1,4 +1,4 @@
-"""The paper's rewards as plain functions of a completion and its question; any reward looks like these.
+"""Rewards as plain functions of a completion and its question: the paper's, and one for short answers.
 
 A reward is a function ``(completion: str, question: Question) -> float | None``, where ``None`` says that it does not
 apply. YAML names it by its import path (``mllm4d.train.scoring.Reward``).
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mllm4d.answers import Point, read_centers
+from mllm4d.answers import Point, read_centers, read_option, right_letters
 from mllm4d.schema import Question
 
 WEIGHTS: Mapping[str, float] = {"accuracy": 0.6, "format": 0.2, "camera": 0.1, "object": 0.1}
@@ -23,6 +23,11 @@ THINKING = 20
 def accuracy(completion: str, question: Question) -> float:
     """1 if the text between the answer tags is the right letter, else 0."""
     return _accuracy(completion, question.answer)
+
+
+def choice(completion: str, question: Question) -> float:
+    """1 if a completion chooses the right option, in whatever form (``mllm4d.answers.read_option``), else 0."""
+    return float(read_option(completion, question.options) in right_letters(question.options, question.answer))
 
 
 def answer_format(completion: str, question: Question) -> float:

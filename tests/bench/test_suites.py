@@ -70,6 +70,21 @@ def test_vlm4d_options_that_share_the_right_text_are_all_right(tmp_path):
         assert (scored.score, scored.invalid) == (points, False)
 
 
+def test_options_that_share_the_right_text_are_all_right_in_every_suite_that_names_a_letter(tmp_path):
+    texts = {"A": "left", "B": "right", "C": "left "}
+    listed = [f"{letter}. {text}" for letter, text in texts.items()]
+    dsi = {"aug": "std", "row": 0, "cate": 0, "relative_path": "x.mp4", "question": "Q?", "GT": "C"}
+    questions = [
+        VLM4D().read(vlm4d(choices=texts, answer="C")),
+        VSIBench().read(vsi("route_planning", "C", listed)),
+        STIBench().read(sti(Candidates=texts, Answer="C")),
+        DSIBench().read({**dsi, "options": "; ".join(listed)}),
+        CustomSuite().read({"id": 1, "video": "a", "question": "Q?", "options": texts, "answer": "C"}),
+        CustomSuite(zero_based=True).read({"id": 1, "video": "a", "question": "Q?", "options": texts, "answer": 2}),
+    ]
+    assert [set(question.right) for question in questions] == [{"A", "C"}] * 6
+
+
 @pytest.mark.parametrize(
     ("response", "read"),
     [

@@ -302,3 +302,25 @@ def test_a_released_line_gives_a_question_whose_solution_is_scored(target):
     assert paper_reward(said(target=values), {"answer": asked.answer, **asked.solution})["total"] == 1
     assert paper_reward(said(target=values), entry["solution"])["total"] == 1
     assert rewards.object_center(said(target=values), asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "worth"),
+    [
+        (" right<answer>B</answer>", 1.0),
+        (" right", 1.0),
+        ("B", 1.0),
+        (" left<answer>B</answer>", 1.0),  # the tags say what counts
+        (" right<answer>A</answer>", 0.0),
+        (" up", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_choice_by_letter_or_by_text(text, worth):
+    asked = question(options={"A": "left", "B": "right", "C": "forward"}, answer="B")
+    assert rewards.choice(text, asked) == worth
+
+
+def test_options_that_share_a_text_are_right_together():
+    asked = question(options={"A": "left", "B": "right", "C": "right"}, answer="B")
+    assert [rewards.choice(text, asked) for text in ("B", "C", "right", "A")] == [1, 1, 1, 0]

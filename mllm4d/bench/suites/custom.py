@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mllm4d.answers import alike
 from mllm4d.bench.suites.base import Suite
-from mllm4d.bench.suites.files import lettered, number_of, text_of
+from mllm4d.bench.suites.files import lettered, number_of, text_of, truth_of
 from mllm4d.bench.suites.records import CHOICE, EXACT, RELATIVE, BenchQuestion
-from mllm4d.data.texts import BadRow, check_options, plain, read_truth
+from mllm4d.data.texts import BadRow, check_options, plain
 from mllm4d.schema import InputError
 
 KEYS: Mapping[str, str] = {
@@ -84,7 +85,7 @@ class CustomSuite(Suite):
             video=text_of(entry, keys["video"]),
             question=text_of(entry, keys["question"]),
             options=options,
-            right=frozenset(self._right(entry[keys["answer"]], options)) if options else frozenset(),
+            right=self._right(entry[keys["answer"]], options) if options else frozenset(),
             value=None if options else number_of(entry, keys["answer"]),
             scoring=CHOICE if options else whole,
             task=given.get("task", self.task),
@@ -102,12 +103,12 @@ class CustomSuite(Suite):
             return check_options(lettered(value))
         raise InputError(f"key {self.keys['options']!r} is {value!r}, expected letter to text, or a list of texts")
 
-    def _right(self, answer: Any, options: Mapping[str, str]) -> tuple[str, ...]:
+    def _right(self, answer: Any, options: Mapping[str, str]) -> frozenset[str]:
         if not self.zero_based:
-            return read_truth(answer, options)
+            return truth_of(answer, options)
         if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(options):
             raise BadRow("has an answer that is no position among its options")
-        return read_truth(options[chr(ord("A") + answer)], options)
+        return alike(options, [chr(ord("A") + answer)])
 
 
 def _has(entry: Mapping[str, Any], name: str) -> bool:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm4d.bench.suites.base import Suite
-from mllm4d.bench.suites.files import read_table, text_of
+from mllm4d.bench.suites.files import read_table, text_of, truth_of
 from mllm4d.bench.suites.records import CHOICE, BenchQuestion, Scored
 from mllm4d.bench.suites.summary import mean_by
-from mllm4d.data.texts import check_options, read_truth
+from mllm4d.data.texts import check_options
 from mllm4d.schema import InputError
 
 VARIANTS = ("std", "hflip", "reverse", "reverse_hflip")
@@ -84,7 +84,7 @@ class DSIBench(Suite):
             video=text_of(entry, "relative_path"),
             question=text_of(entry, "question"),
             options=options,
-            right=frozenset(read_truth(entry.get("GT"), options)),
+            right=truth_of(entry.get("GT"), options),
             value=None,
             scoring=CHOICE,
             task=CATEGORIES[int(category)],

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm4d.answers import alike
 from mllm4d.data.entries import read_entries
-from mllm4d.data.texts import BadRow, plain
+from mllm4d.data.texts import BadRow, plain, read_truth
 from mllm4d.schema import InputError
 
 
@@ -124,3 +125,16 @@ def lettered(texts: Sequence[Any]) -> dict[str, str]:
     for letter, text in zip(letters, plain_texts, strict=True):
         options[letter] = text[2:].strip() if own else text
     return options
+
+
+def truth_of(answer: Any, options: Mapping[str, str]) -> frozenset[str]:
+    """Letters of the right options; several where options share the right text, whatever way the file names it.
+
+    Args:
+        answer: A letter, a text, or both, as in ``read_truth``.
+        options: Letter to text.
+
+    Raises:
+        BadRow: It names none, or the letter of one and the text of another.
+    """
+    return alike(options, read_truth(answer, options))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from mllm4d.reading.marks import answer_part
+
 THRESHOLDS = tuple(0.5 + 0.05 * k for k in range(10))
 """0.5, 0.55, …, 0.95, as in VSI-Bench (Yang et al., "Thinking in Space", arXiv 2412.14171, section 3)."""
 
@@ -12,7 +14,6 @@ LINSPACE = tuple(0.5 + k * ((0.95 - 0.5) / 9) for k in range(10))
 """The same as ``numpy.linspace`` rounds them, which VSI-Bench's code compares with: it matters at the thresholds."""
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?!\d)")
 _WORD = re.compile(rf"(?<!no )\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 _DECLARED = re.compile(
@@ -26,8 +27,9 @@ _SEVERAL = re.compile(r"[-+.\d,]+\s*\w*\s*(?:or|to|[-–])\s*\d")
 def read_number(text: str) -> float | None:
     """The number that a text gives as its answer.
 
-    In this order: inside the last pair of answer tags; after the last "answer is"; the only number of the text. Where
-    there are several different numbers, or a range, there is no answer. Words up to twelve are numbers.
+    Only what is inside the last pair of answer tags (or a box, or a JSON answer) counts where there is one, and nothing
+    inside thinking tags. In that, the number after the last "answer is", else the only number. Where there are several
+    different numbers, or a range, there is no answer. Words up to twelve are numbers.
 
     Args:
         text: What the model said.
@@ -35,17 +37,11 @@ def read_number(text: str) -> float | None:
     Returns:
         A finite number, or None where the text cannot be read.
     """
-    if tags := _TAG.findall(text):
-        return _only(tags[-1])
-    spelled = _spelled(text)
+    spelled = _spelled(answer_part(text))
     if declared := list(_DECLARED.finditer(spelled)):
         rest = spelled[declared[-1].end() :]
         return None if _SEVERAL.match(rest) else next(iter(_numbers(rest)), None)
-    return _only(text)
-
-
-def _only(text: str) -> float | None:
-    found = set(_numbers(_spelled(text)))
+    found = set(_numbers(spelled))
     return found.pop() if len(found) == 1 else None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm4d import prompts
+from mllm4d.answers import alike
 from mllm4d.bench.suites.base import Suite
 from mllm4d.bench.suites.records import CHOICE, BenchQuestion, Media, Scored
 from mllm4d.bench.suites.summary import average, mean_by
@@ -92,7 +93,7 @@ class MLLM4DBench(Suite):
             video=row.video,
             question=row.question,
             options=row.options,
-            right=frozenset(row.answers),
+            right=alike(row.options, row.answers),
             value=None,
             scoring=CHOICE,
             task=row.ours["task"],
@@ -143,7 +144,7 @@ def _record(question: Question, key: str) -> BenchQuestion:
         video=key,
         question=question.question,
         options=dict(question.options),
-        right=frozenset({question.answer}),
+        right=alike(question.options, [question.answer]),
         value=None,
         scoring=CHOICE,
         task=question.task,

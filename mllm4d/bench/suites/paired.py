@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mllm4d.bench.suites.intervals import bootstrap_p, cluster_bootstrap, mcnemar
+from mllm4d.bench.power import questions_needed
+from mllm4d.bench.statistics import Comparison, compare, design_effect
 from mllm4d.bench.suites.records import Scored
 
 
@@ -18,24 +19,38 @@ def paired(both: Sequence[tuple[Scored, Scored]]) -> dict[str, Any]:
     Returns:
         ``n``; ``accuracy_a``, ``accuracy_b``, ``difference`` (b - a) with ``ci_low``, ``ci_high`` at 95 %;
         ``better_a``, ``better_b``: questions that one run scores higher on; ``p_mcnemar``: two-sided, exact, questions
-        taken as independent; ``p_bootstrap``: two-sided, videos as clusters. Without common questions only ``n``, 0.
+        taken as independent; ``p_bootstrap``: two-sided, videos as clusters; ``questions_needed``: how many questions
+        about as many videos each would show a difference of this size in four of five benchmarks, or None where there
+        is none, or it cannot be told. Without common questions only ``n``, 0.
     """
     if not both:
         return {"n": 0}
     first, second = [a.score for a, _ in both], [b.score for _, b in both]
-    gains = [b - a for a, b in zip(first, second, strict=True)]
-    better_a, better_b = sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains)
     videos = [a.question.video for a, _ in both]
-    low, high = cluster_bootstrap(gains, videos)
+    found = compare(first, second, videos)
     return {
-        "n": len(both),
-        "accuracy_a": round(sum(first) / len(both), 6),
-        "accuracy_b": round(sum(second) / len(both), 6),
-        "difference": round((sum(second) - sum(first)) / len(both), 6),
-        "ci_low": round(low, 6),
-        "ci_high": round(high, 6),
-        "better_a": better_a,
-        "better_b": better_b,
-        "p_mcnemar": mcnemar(better_a, better_b),
-        "p_bootstrap": bootstrap_p(gains, videos),
+        "n": found.n,
+        "accuracy_a": round(found.score_a, 6),
+        "accuracy_b": round(found.score_b, 6),
+        "difference": round(found.difference, 6),
+        "ci_low": round(found.ci_low, 6),
+        "ci_high": round(found.ci_high, 6),
+        "better_a": found.better_a,
+        "better_b": found.better_b,
+        "p_mcnemar": found.p_mcnemar,
+        "p_bootstrap": found.p_bootstrap,
+        "questions_needed": _needed(found, first, second, videos),
     }
+
+
+def _needed(found: Comparison, first: Sequence[float], second: Sequence[float], videos: Sequence[str]) -> int | None:
+    # The formula is about questions that are right or wrong.
+    if found.difference == 0 or {*first, *second} - {0.0, 1.0}:
+        return None
+    try:
+        effect = design_effect([b - a for a, b in zip(first, second, strict=True)], videos)
+    except ValueError:
+        return None
+    share = (found.better_a + found.better_b) / found.n
+    # Where videos disagree less than chance would have it, questions are still no more than independent.
+    return questions_needed(found.score_a, found.score_b, discordant=share, effect=max(1.0, effect))

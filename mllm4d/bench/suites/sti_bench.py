@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mllm4d.bench.suites.base import Suite
-from mllm4d.bench.suites.files import number_of, text_of
+from mllm4d.bench.suites.files import number_of, text_of, truth_of
 from mllm4d.bench.suites.records import CHOICE, BenchQuestion, Scored
 from mllm4d.bench.suites.summary import mean_by
-from mllm4d.data.texts import check_options, plain, read_truth
+from mllm4d.data.texts import check_options, plain
 from mllm4d.schema import InputError
 
 PATTERNS = tuple(
@@ -52,7 +52,7 @@ class STIBench(Suite):
             video=text_of(entry, "Video"),
             question=text_of(entry, "Question"),
             options=options,
-            right=frozenset(read_truth(entry.get("Answer"), options)),
+            right=truth_of(entry.get("Answer"), options),
             value=None,
             scoring=CHOICE,
             task=text_of(entry, "Task"),

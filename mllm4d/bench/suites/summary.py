@@ -6,11 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mllm4d.bench.suites.intervals import cluster_bootstrap, wilson
+from mllm4d.bench.statistics import interval
 from mllm4d.bench.suites.records import BenchQuestion, Scored
-
-FEW_VIDEOS = 20
-"""With fewer videos a bootstrap over them says little."""
 
 
 def summarize(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -30,7 +27,8 @@ def summarize(scored: Sequence[Scored]) -> dict[str, Any]:
         tasks[answer.question.task].append(answer)
         for name in answer.question.slices:
             slices[name].append(answer)
-    low, high, method = interval(scored)
+    # Questions about one video are one cluster.
+    low, high, method = interval([answer.score for answer in scored], [answer.question.video for answer in scored])
     return {
         **count(scored),
         "invalid_rate": round(sum(answer.invalid for answer in scored) / max(1, len(scored)), 6),
@@ -52,23 +50,6 @@ def count(scored: Sequence[Scored]) -> dict[str, Any]:
         "accuracy": round(correct / max(1, len(scored)), 6),
         "invalid": sum(answer.invalid for answer in scored),
     }
-
-
-def interval(scored: Sequence[Scored]) -> tuple[float, float, str]:
-    """The accuracy's 95 % interval and how it was found.
-
-    Questions about one video are one cluster: a bootstrap over videos. With few videos, or where every score is the
-    same, that is too narrow, and Wilson's interval, which takes questions as independent, is too narrow where they are
-    not: then the wider bound of either is taken. For scores between 0 and 1 Wilson's is on the safe side.
-    """
-    if not scored:
-        return 0.0, 1.0, "none: no answers"
-    scores, videos = [answer.score for answer in scored], [answer.question.video for answer in scored]
-    low, high = cluster_bootstrap(scores, videos)
-    if len(set(videos)) >= FEW_VIDEOS and len(set(scores)) > 1:
-        return low, high, "bootstrap over videos"
-    wilson_low, wilson_high = wilson(sum(scores), len(scores))
-    return min(low, wilson_low), max(high, wilson_high), "wider of bootstrap over videos and Wilson"
 
 
 def mean_by(scored: Sequence[Scored], name: Callable[[BenchQuestion], str]) -> dict[str, float]:

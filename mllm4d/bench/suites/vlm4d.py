@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from mllm4d.answers import alike
 from mllm4d.bench.suites.base import Suite
 from mllm4d.bench.suites.files import text_of
 from mllm4d.bench.suites.records import CHOICE, BenchQuestion, Scored
@@ -57,7 +58,7 @@ class VLM4D(Suite):
             video=path,
             question=row.question,
             options=row.options,
-            right=frozenset(row.answers),
+            right=alike(row.options, row.answers),
             value=None,
             scoring=CHOICE,
             task=split,

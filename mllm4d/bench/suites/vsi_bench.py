@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mllm4d.bench.suites.base import Suite
-from mllm4d.bench.suites.files import lettered, number_of, text_of
+from mllm4d.bench.suites.files import lettered, number_of, text_of, truth_of
 from mllm4d.bench.suites.numbers import mean_relative_accuracy_inclusive
 from mllm4d.bench.suites.records import CHOICE, RELATIVE, BenchQuestion, Scored
 from mllm4d.bench.suites.summary import average, mean_by
-from mllm4d.data.texts import check_options, read_truth
+from mllm4d.data.texts import check_options
 from mllm4d.schema import InputError
 
 DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
@@ -55,7 +55,7 @@ class VSIBench(Suite):
             video=f"{text_of(entry, 'dataset')}/{text_of(entry, 'scene_name')}.mp4",
             question=text_of(entry, "question"),
             options=options,
-            right=frozenset(read_truth(truth, options)) if options else frozenset(),
+            right=truth_of(truth, options) if options else frozenset(),
             value=None if options else number_of(entry, "ground_truth"),
             scoring=CHOICE if options else RELATIVE,
             task=kind,

@@ -1,0 +1,1 @@
+"""How a text is read; ``mllm4d.answers`` is the way in."""
