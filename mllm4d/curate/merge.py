@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Merge:
         twins: Split to the symmetric twins that its clips get.
         per_clip: As in ``OptionMaker``.
         ratio: As in ``OptionMaker``.
-        seed: As in ``OptionMaker``.
+        seed: Every split and kind of twins has its own from it, see ``seed_of``.
         clips_per_shard: Clips in a shard.
     """
 
@@ -91,13 +92,14 @@ class Merge:
 
     def _choose(self, split: str, keys: Sequence[str], kinds: Sequence[Kind], filters: Counter[str]) -> list[Balanced]:
         """The questions about the clips themselves, then those about each kind of twin."""
-        balanced = self.options(self._read(split, keys, filters), self.per_clip, self.ratio, self.seed)
+        balanced = self.options(self._read(split, keys, filters), self.per_clip, self.ratio, seed_of(self.seed, split))
         made = [balanced]
         for kind in kinds:
             twins = self._read(split, [twin_key(kind, key) for key in keys], filters)
             # The leak-free maker's caps on tasks and distances were applied to the originals.
             options = None if isinstance(self.options, LeakFree) else self.options
-            made.append(balance_twins(balanced.questions, twins, self.per_clip, self.ratio, self.seed, options))
+            seed = seed_of(self.seed, split, kind)
+            made.append(balance_twins(balanced.questions, twins, self.per_clip, self.ratio, seed, options))
         for one in made:
             filters.update(one.dropped)
         return made
@@ -111,6 +113,20 @@ class Merge:
             filters[f"split {split!r}: no solution"] += len(clip.candidates) - len(solved)
             found += solved
         return found
+
+
+def seed_of(seed: int, *names: str) -> int:
+    """A seed for the questions of one split.
+
+    Splits that drew alike would have the same wordings and orders of options beside the same answers: what a solver
+    that never sees the video learns from one would help it in another.
+
+    Args:
+        seed: Of the run.
+        names: The split, and the kind of its twins.
+    """
+    digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def _solved(candidate: Candidate) -> bool:

@@ -11,6 +11,8 @@ import torch
 from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.sources.world import World
+from mllm4d.qa.balance import LeakFree
+from mllm4d.qa.options import OptionMaker
 from mllm4d.schema import InputError
 from mllm4d.shards import read_index, read_shard
 from mllm4d.video import decode
@@ -55,6 +57,17 @@ def made(tmp_path_factory):
     return curation(tmp_path_factory.mktemp("made") / "shards").run()
 
 
+class Recording(OptionMaker):
+    """Remembers the seeds that it was given."""
+
+    def __call__(self, found, per_clip, ratio, seed):
+        SEEDS.append(seed)
+        return LeakFree()(found, per_clip, ratio, seed)
+
+
+SEEDS: list[int] = []
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
@@ -73,6 +86,19 @@ def test_bytes_do_not_depend_on_how_python_orders_sets(tmp_path):
         subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
         made.append(contents(tmp_path / seed))
     assert made[0] == made[1]
+
+
+def test_no_two_splits_and_kinds_of_twins_draw_alike(tmp_path):
+    # Else a solver of wordings that was fitted on one split beats chance on another.
+    SEEDS.clear()
+    splits = {"train": 0.5, "test": 0.5}
+    curation(tmp_path / "one", options=Recording(), splits=splits, twins={"train": ["mirror", "reverse"]}).run()
+    assert len(SEEDS) == len(set(SEEDS)) == 4
+    first = list(SEEDS)
+    curation(tmp_path / "again", options=Recording(), splits=splits, twins={"train": ["mirror", "reverse"]}).run()
+    assert SEEDS[4:] == first
+    curation(tmp_path / "other", options=Recording(), splits=splits, twins={}, seed=1).run()
+    assert not set(SEEDS[8:]) & set(first)
 
 
 def test_another_seed_makes_other_shards(made, tmp_path):
