@@ -35,6 +35,7 @@ verbs:
   python -m mllm4d fit -c configs/quickstart.yaml
   python -m mllm4d fit -c configs/quickstart.yaml --data.batch_size 16 --trainer.max_epochs 2
   python -m mllm4d test -c configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+  python -m mllm4d test -c configs/bench/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
   python -m mllm4d curate -c configs/curate/world.yaml --clips 200 --out runs/world
   python -m mllm4d score --suite vlm4d answers_a.json answers_b.json
   python -m mllm4d export -c runs/sft/logs/config.yaml --ckpt_path runs/sft/checkpoints/last.ckpt --out runs/sft/model

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
+
+from mllm4d.schema import InputError
 
 VERBS = ("fit", "validate", "test", "predict")
 USAGE = "python -m mllm4d {verb} -c CONFIG [--KEY VALUE ...]"
@@ -21,6 +24,17 @@ class TrainerCLI(LightningCLI):
         # Lightning 2.6 lets a checkpoint's hyper-parameters override the configuration. Here the configuration is what
         # the files and the command line say, and a checkpoint holds weights and state.
         pass
+
+    def before_instantiate_classes(self) -> None:
+        """See that the checkpoint is there, before anything slow begins.
+
+        Raises:
+            InputError: It is not.
+        """
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        # Lightning's own words ("best", "last", ...) have no file name's ending, other places have a scheme.
+        if path and "://" not in str(path) and Path(path).suffix and not Path(path).exists():
+            raise InputError(f"{path}: there is no such checkpoint (--ckpt_path)")
 
 
 def run_trainer(argv: Sequence[str]) -> TrainerCLI:

@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from mllm4d.cli import run_trainer
+from mllm4d.schema import InputError
 
 
 class Rated(BoringModel):
@@ -42,6 +43,12 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mllm4d"])
     run_trainer(words("fit", 7.0, tmp_path)).trainer.save_checkpoint(tmp_path / "seven.ckpt")
     return [*words("validate", 0.25, tmp_path), "--ckpt_path", str(tmp_path / "seven.ckpt")]
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mllm4d"])
+    with pytest.raises(InputError, match=r"absent.ckpt: there is no such checkpoint"):
+        run_trainer([*words("validate", 0.25, tmp_path), "--ckpt_path", str(tmp_path / "absent.ckpt")])
 
 
 def test_a_checkpoints_hyper_parameters_do_not_override_the_configuration(command):

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from mllm4d.__main__ import build_task
+from mllm4d.bench.data import SuiteData
+from mllm4d.bench.likelihood import LetterLikelihood
+from mllm4d.bench.module import Bench
 from mllm4d.cli import TrainerCLI, run_trainer
 from mllm4d.curate.run import Curation
 from mllm4d.curate.sources.world import World
@@ -20,7 +23,9 @@ from tests.conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 CURATE = [path for path in CONFIGS if path.parent.name == "curate"]
-TRAINER = [path for path in CONFIGS if path.parent.name not in ("curate", "model", "trainer")]
+TRAINER = [path for path in CONFIGS if path.parent.name not in ("curate", "model", "trainer", "bench")]
+BENCH = [path for path in CONFIGS if path.parent.name == "bench"]
+MODELS = [path for path in CONFIGS if path.parent.name == "model"]
 
 
 def mllm4d(*arguments, cwd=ROOT):
@@ -62,6 +67,36 @@ def test_every_trainer_config_is_built_and_opens_with_its_command(path, verb, bu
     cli = build(verb, "-c", path)
     assert isinstance(cli.model, MLLMModule)
     assert f"python -m mllm4d fit -c {path.relative_to(ROOT)}" in path.read_text().split("\n\n")[0]
+
+
+@pytest.mark.parametrize("path", BENCH, ids=lambda path: path.stem)
+def test_every_bench_config_is_built_and_opens_with_its_command(path, build):
+    cli = build("test", "-c", path)
+    assert isinstance(cli.model, Bench)
+    assert isinstance(cli.datamodule, SuiteData)
+    assert str(cli.model.out) == f"runs/bench/{path.stem}"
+    comment = path.read_text().split("\n\n")[0]
+    assert f"python -m mllm4d test -c {path.relative_to(ROOT)}" in comment
+    assert f"{cli.model.out}/results.md" in comment
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_every_model_config_goes_with_a_bench_config(path, build):
+    cli = build("test", "-c", ROOT / "configs/bench/vlm4d.yaml", "-c", path)
+    assert cli.model.base.path in path.read_text()
+
+
+def test_adapters_and_the_way_of_answering_are_named_on_the_command_line_of_a_bench(build):
+    words = ["--model.base.lora.r", "16", "--model.answering", "mllm4d.bench.likelihood.LetterLikelihood"]
+    cli = build("test", "-c", ROOT / "configs/bench/mllm4d.yaml", *words, "--data.suite.shards", "elsewhere")
+    assert (cli.model.base.lora.r, cli.model.base.lora.alpha) == (16, 256)
+    assert isinstance(cli.model.answering, LetterLikelihood)
+    assert cli.datamodule.suite.shards == "elsewhere"
+    vllm = ["--model.answering", "mllm4d.bench.vllm.VLLMGeneration", "--model.answering.model", "folder"]
+    words = [*vllm, "--model.answering.max_new_tokens", "5", "--model.answering.engine.max_model_len", "4096"]
+    way = build("test", "-c", ROOT / "configs/bench/mllm4d.yaml", *words).model.answering
+    assert (way.model, way.max_new_tokens, way.engine) == ("folder", 5, {"max_model_len": 4096})
+    assert build("test", "-c", ROOT / "configs/bench/mllm4d.yaml", "--model.video", "null").model.video is None
 
 
 def test_overrides_reach_what_refers_to_them(build):

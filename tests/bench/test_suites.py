@@ -472,9 +472,34 @@ def test_ost_turns_of_a_dialogue_keep_their_order_and_images(tmp_path):
         ("scene1/1", "scene1", 1),
     ]
     assert suite.prompt(questions[0]) == "You explore.\nNow: Q?"
-    assert suite.prompt(questions[2]) == "Now: Q?"
+    # Turns are asked one by one, so that each needs it.
+    assert suite.prompt(questions[2]) == "You explore.\nNow: Q?"
     with pytest.raises(InputError, match=r"scene1/1.jpg: not found; 4 of 4 files of OST-Bench are missing"):
         suite.check()
+
+
+def test_ost_turns_without_new_images_need_no_file(tmp_path):
+    entries = [
+        ost("Agent_state-position(Judgement)", "left", ["left", "right"], new_observations=["1.jpg"]),
+        ost("Agent_visible_info-quantity(Counting)", 3, new_observations=[]),
+    ]
+    (tmp_path / "1.jpg").touch()
+    suite = OSTBench(files=[str(write(tmp_path / "OST_bench.json", entries))], videos=str(tmp_path))
+    suite.check()
+    first, second = map(suite.media, suite.questions())
+    assert (len(first.images), first.video) == (1, None)
+    assert (second.images, second.video) == ((), None)
+
+
+def test_ost_answers_are_matched_with_the_released_files(tmp_path):
+    entries = [ost("Agent_state-position(Judgement)", "left", ["left", "right"])]
+    released = str(write(tmp_path / "OST_bench.json", entries))
+    answers = write(tmp_path / "answers.json", [{**entries[0], "response": "left"}])
+    found = OSTBench(files=[released]).answers(answers)
+    assert [(q.id, text) for q, text in zip(found.questions, found.texts, strict=True)] == [("scene1/0", "left")]
+    other = write(tmp_path / "other.json", [{**entries[0], "option": ["left", "up"], "response": "left"}])
+    with pytest.raises(InputError, match="other options"):
+        OSTBench(files=[released]).answers(other)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ class Suite(ABC):
         if missing := [name for name in self._names(question) if self._find(name) is None]:
             raise InputError(f"{Path(self.videos or '.') / missing[0]}: not found; {self.needs}")
         found = [path for path in map(self._find, self._names(question)) if path is not None]
-        return Media(images=tuple(found)) if question.images else Media(video=found[0], span=question.span)
+        if question.images or question.dialogue is not None:
+            return Media(images=tuple(found))
+        return Media(video=found[0], span=question.span)
 
     def check(self) -> None:
         """See that every video is there, before anything slow begins.
@@ -211,14 +213,23 @@ class Suite(ABC):
     def _of_release(self, entry: Mapping[str, Any]) -> BenchQuestion:
         """The release's question that a row of an answer file is about."""
         by_id, by_entry = self._lookup()
-        bare = set(entry) <= {"id", self.response} or "question" not in entry
-        name = str(entry.get("id")) if bare else self.read(entry).id
+        whole = None if set(entry) <= {"id", self.response} else self._whole(entry)
+        name = str(entry.get("id")) if whole is None else whole.id
         question = by_id.get(name) or by_entry.get(name)
         if question is None:
             raise InputError(f"key 'id': the released files have no question {name!r}, or several")
-        if not bare and asked(self.read(entry)) != asked(question):
+        if whole is not None and asked(whole) != asked(question):
             raise InputError(f"question {name!r} is worded differently in the released files, or has other options")
         return question
+
+    def _whole(self, entry: Mapping[str, Any]) -> BenchQuestion | None:
+        """A row as a released entry; None where it is less, but has an id to go by."""
+        try:
+            return self.read(entry)
+        except InputError:
+            if "id" in entry:
+                return None
+            raise
 
     def _lookup(self) -> tuple[dict[str, BenchQuestion], dict[str, BenchQuestion]]:
         """Our id to question, and the release's id to question where only one has it."""
@@ -230,7 +241,8 @@ class Suite(ABC):
     # Videos
 
     def _names(self, question: BenchQuestion) -> tuple[str, ...]:
-        return question.images or (self.path(question),)
+        # A turn of a dialogue may show nothing new.
+        return question.images if question.images or question.dialogue is not None else (self.path(question),)
 
     def _find(self, name: str) -> Path | None:
         """A file of the release in the folder ``videos``, also under the shorter end of someone's absolute path."""

@@ -117,9 +117,9 @@ class OSTBench(Suite):
         )
 
     def official_prompt(self, question: BenchQuestion) -> str:
-        """The released text, after the system prompt at the dialogue's first turn."""
+        """The released text, after the system prompt: the turns are asked one by one."""
         system = question.entry.get("system_prompt")
-        return f"{system}\n{question.question}" if system and question.turn == 0 else question.question
+        return f"{system}\n{question.question}" if system else question.question
 
     def our_prompt(self, question: BenchQuestion) -> str:
         """The released text as well: it says what form the answer takes."""

@@ -54,7 +54,8 @@ class MLLM4DBench(Suite):
             raise InputError("suite: name 'shards' or 'files', not both")
         super().__init__(files, videos, response, own_prompt)
         self.shards, self.split = shards, split
-        self._places: dict[str, str] = {}
+        self._places: dict[str, tuple[Any, int]] = {}
+        self._folder: Any = None
 
     def questions(self) -> tuple[BenchQuestion, ...]:
         """All questions of the split, or of the files.
@@ -70,8 +71,8 @@ class MLLM4DBench(Suite):
 
             found: dict[str, BenchQuestion] = {}
             for shard in read_index(Path(self.shards)).split(self.split):
-                for sample in read_shard(Path(self.shards) / shard.path):
-                    self._places[sample.key] = shard.path
+                for number, sample in enumerate(read_shard(Path(self.shards) / shard.path)):
+                    self._places[sample.key] = (shard, number)
                     for question in sample.questions:
                         if question.id in found:
                             raise InputError(f"{self.shards}/{shard.path}: question {question.id!r} is there twice")
@@ -118,12 +119,12 @@ class MLLM4DBench(Suite):
         """The clip's video as bytes from its shard, or a file."""
         if self.shards is None:
             return super().media(question)
-        from mllm4d.shards import read_shard
+        from mllm4d.data.access import ShardFolder
 
         self.questions()
-        shard = Path(self.shards) / self._places[question.video]
-        sample = next(read_shard(shard, {question.video}))
-        return Media(video=sample.video)
+        if self._folder is None:
+            self._folder = ShardFolder(self.shards)
+        return Media(video=self._folder.read(*self._places[question.video]).video)
 
     def check(self) -> None:
         """See that the videos are there; shards hold their own."""
