@@ -1,8 +1,13 @@
-"""Figures for people: a clip's path, points and questions in 3-D, counts, and what blind solvers score (Plotly)."""
+"""Figures for people: a clip's path, points and questions in 3-D, counts, and what blind solvers score (Plotly).
+
+Coloured points are kept as PLY files, which any viewer opens.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +16,19 @@ from mllm4d.schema import InputError, Question
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+PLY_HEADER = """\
+ply
+format ascii 1.0
+element vertex {count}
+property float x
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+end_header
+"""
 
 COLORS = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#bcbd22")
 
@@ -118,6 +136,48 @@ def blind_figure(blind: Mapping[str, Mapping[str, float]]) -> Figure:
         barmode="group", yaxis={"title": "accuracy", "range": [0, 1]}, height=420, margin={"t": 20, "b": 40}
     )
     return figure
+
+
+def write_ply(path: Path, cloud: Mapping[str, Any]) -> Path:
+    """Write coloured points as a PLY file; the same points give the same bytes.
+
+    Args:
+        path: The file; its folder is made where there is none.
+        cloud: ``points`` [N][3], metres, kept to the millimetre, and ``colors`` [N][3], 0-255.
+
+    Returns:
+        The file.
+    """
+    rows = zip(cloud["points"], cloud["colors"], strict=True)
+    lines = ["{:.3f} {:.3f} {:.3f} {:d} {:d} {:d}\n".format(*point, *color) for point, color in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(PLY_HEADER.format(count=len(lines)) + "".join(lines))
+    os.replace(beside, path)
+    return path
+
+
+def read_ply(path: Path) -> dict[str, Any]:
+    """Read what ``write_ply`` has written.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``points`` [N, 3] float64, metres, and ``colors`` [N, 3] uint8.
+
+    Raises:
+        InputError: It has another header, or its lines are not as many as it says, of three numbers and three colours.
+    """
+    text = path.read_text()
+    head, mark, body = text.partition("end_header\n")
+    try:
+        rows = np.array([line.split() for line in body.splitlines()], dtype=np.float64).reshape(-1, 6)
+    except ValueError as error:
+        raise InputError(f"{path}: expected lines of x y z red green blue ({error})") from error
+    if head + mark != PLY_HEADER.format(count=len(rows)):
+        raise InputError(f"{path}: expected an ASCII PLY file of coloured points, as many as its header says")
+    return {"points": rows[:, :3], "colors": rows[:, 3:].astype(np.uint8)}
 
 
 def _trace(go: Any, points: Any, name: str, **style: Any) -> Any:

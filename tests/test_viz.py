@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mllm4d.schema import Question
-from mllm4d.viz import bars, blind_figure, scene_figure
+from mllm4d.geometry.pointcloud import load_open3d
+from mllm4d.schema import InputError, Question
+from mllm4d.viz import bars, blind_figure, read_ply, scene_figure, write_ply
 
 
 def scene():
@@ -63,3 +64,24 @@ def test_bars_and_blind_solvers():
     figure = blind_figure({"a": {"n": 4, "chance": 0.25, "prior": 0.5}, "b": {"n": 4, "chance": 1 / 3}})
     assert figure.data[0].y == (0.5, None)
     assert figure.data[1].y == pytest.approx((0.25, 1 / 3))
+
+
+def test_a_ply_file_comes_back_and_any_viewer_reads_it(tmp_path):
+    cloud = {"points": [[0.0, 1.5, -2.25], [3.0, 0.001, 4.0]], "colors": [[255, 0, 7], [1, 2, 3]]}
+    path = write_ply(tmp_path / "clouds" / "a.ply", cloud)
+    again = read_ply(path)
+    assert again["points"].tolist() == cloud["points"]
+    assert again["colors"].tolist() == cloud["colors"]
+    assert [file.name for file in path.parent.iterdir()] == ["a.ply"]
+    # An independent reader.
+    other = load_open3d().io.read_point_cloud(str(path))
+    assert np.allclose(np.asarray(other.points), cloud["points"])
+    assert np.allclose(np.asarray(other.colors) * 255, cloud["colors"])
+
+
+@pytest.mark.parametrize("damage", [("0.000 1.500", "zero 1.500"), ("vertex 1", "vertex 2"), ("float x", "double x")])
+def test_a_broken_ply_file_is_named(tmp_path, damage):
+    path = write_ply(tmp_path / "a.ply", {"points": [[0.0, 1.5, 2.0]], "colors": [[1, 2, 3]]})
+    path.write_text(path.read_text().replace(*damage))
+    with pytest.raises(InputError, match=r"a\.ply"):
+        read_ply(path)

@@ -1,5 +1,4 @@
 import io
-from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -7,16 +6,15 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 from torchvision.transforms.functional import pil_to_tensor
 
-from mllm4d.data.datamodule import ClipDataModule
-from mllm4d.data.mixing import ShardSet
 from mllm4d.models.packing import PackedInputs
 from mllm4d.models.tiny import build_tiny
-from mllm4d.train import callbacks
-from mllm4d.train.callbacks import Throughput, add_clip, computed_tokens
-from mllm4d.video import decode
-from tests.data.shard_sets import sample, write_set
+from mllm4d.train import throughput
+from mllm4d.train.callbacks import Throughput, add_clip, add_points, computed_tokens
+from mllm4d.train.sample_clips import center_error, describe
+from tests.data.shard_sets import question
 from tests.train.lessons import Lessons, sft, trainer
 
 
@@ -64,7 +62,7 @@ class Counting(Lessons):
 @pytest.mark.parametrize("packing", [None, PackedInputs])
 def test_tokens_without_padding_and_questions_a_second(root, monkeypatch, packing):
     clock = Clock()
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(throughput, "time", clock)
     record = Metrics()
     run = trainer(
         root,
@@ -105,14 +103,10 @@ def test_computed_tokens_by_hand(root):
     assert computed_tokens(both) == sum(lengths) - prefix
 
 
-def test_clips_are_shown_from_whichever_set_they_lie_in(tmp_path):
-    sets = [ShardSet(str(write_set(tmp_path / name, {"val": [1]}, name=name, frames=3))) for name in ("a", "b")]
-    data = ClipDataModule(sets)
-    for name in ("a", "b"):
-        frames, times = callbacks._frames(SimpleNamespace(datamodule=data), f"{name}-val-0")
-        expected, _ = decode(sample(f"{name}-val-0", 1, frames=3).video)
-        assert torch.equal(frames, expected)
-        assert times.tolist() == [0, 0.25, 0.5]
+def events_of(folder):
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    return events
 
 
 def test_a_clip_in_tensorboard_is_there_without_a_video_encoder_and_keeps_its_frames_and_times(tmp_path):
@@ -122,11 +116,39 @@ def test_a_clip_in_tensorboard_is_there_without_a_video_encoder_and_keeps_its_fr
         frame[:, : 4 * (number + 1)] = 255  # a GIF keeps black and white as they are
     add_clip(logger, "samples/0", frames, torch.tensor([0.0, 0.25, 0.75]), 7)
     logger.finalize("success")
-    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
-    events.Reload()
-    (event,) = events.Images("samples/0")
+    (event,) = events_of(tmp_path).Images("samples/0")
     assert (event.step, event.width, event.height) == (7, 16, 12)
     film = Image.open(io.BytesIO(event.encoded_image_string))
     shown = [(frame.convert("RGB").copy(), frame.info["duration"]) for frame in ImageSequence.Iterator(film)]
     assert [gap for _, gap in shown] == [250, 500, 500]
     assert torch.equal(torch.stack([pil_to_tensor(frame).permute(1, 2, 0) for frame, _ in shown]), frames)
+
+
+def test_points_stand_upright_in_the_viewer(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    points = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]], dtype=torch.float64)  # y is down
+    colors = torch.tensor([[255, 0, 0], [0, 0, 255]], dtype=torch.uint8)
+    add_points(logger, "scene", points, colors, 3)
+    logger.finalize("success")
+    events = events_of(tmp_path)
+    (vertices,), (paint,) = events.Tensors("scene_VERTEX"), events.Tensors("scene_COLOR")
+    assert vertices.step == 3
+    assert make_ndarray(vertices.tensor_proto).ravel().tolist() == [1, -2, -3, 0, 1, -4]
+    assert make_ndarray(paint.tensor_proto).ravel().tolist() == [255, 0, 0, 0, 0, 255]
+
+
+def test_the_error_of_centres_is_theirs_anchor_by_anchor():
+    true = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    assert center_error([(0.0, 3.0, 4.0), (1.0, 0.0, 1.0)], true) == 3.0
+    for said in ([None, (1.0, 0.0, 1.0)], [(1.0, 0.0, 0.0)], ["x", (1.0, 0.0, 0.0)], []):
+        assert center_error(said, true) is None
+    assert center_error([(1.0, 0.0, 0.0)] * 2, None) is None
+
+
+def test_a_sample_says_truth_answer_and_error():
+    asked = question("c", 0, solution={"camera_center": [[0, 0, 0], [1, 0, 0]], "object_center": None})
+    said = "- Camera Center: [0, 0, 0]\n- Camera Center: [1, 0, 0.5]\n<answer>A</answer>"
+    text = describe(asked, said)
+    assert "truth: **B**" in text
+    assert "camera centres: off by 0.25 m" in text
+    assert "object centres" not in text
