@@ -77,7 +77,7 @@ def test_every_bench_config_is_built_and_opens_with_its_command(path, build):
     assert str(cli.model.out) == f"runs/bench/{path.stem}"
     comment = path.read_text().split("\n\n")[0]
     assert f"python -m mllm4d test -c {path.relative_to(ROOT)}" in comment
-    assert f"{cli.model.out}/results.md" in comment
+    assert f"{cli.model.out}: results.md, report.html, results.json" in comment
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
