@@ -91,6 +91,8 @@ class SharedRollout:
         rows = alive // group
         cache.reorder_cache(rows)
         logits, mask, places = logits[rows], mask[rows], places[..., rows, :]
+        # Where nothing is padded, a mask would say nothing, and cost as much as a layer at every step.
+        padded = not bool(mask.all())
         tokens = torch.full(noise.shape, policy.ends[0], device=device)
         log_probs = torch.zeros(noise.shape, device=device)
         for step in range(noise.shape[1]):
@@ -106,7 +108,7 @@ class SharedRollout:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             output = model(
                 input_ids=said[:, None],
-                attention_mask=mask,
+                attention_mask=mask if padded else None,
                 position_ids=places[..., step : step + 1],
                 past_key_values=cache,
                 use_cache=True,
