@@ -1,8 +1,7 @@
 """A tiny Qwen3-VL, an ordinary Hugging Face folder, to try things without a download.
 
 Model class, processor and tokenizer are the real ones; only the sizes are small (2.4 M parameters). Its tokenizer is
-trained on the wordings of our own questions. ``MLLM4DTiny`` comes with the package and knows what a general MLLM knows
-of coloured solids; ``TinyQwen3VL`` is made on the spot, with random weights.
+trained on the wordings of our own questions. Its weights are random.
 """
 
 from __future__ import annotations
@@ -54,21 +53,6 @@ CHAT_TEMPLATE = """\
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink", "white", "black", "grey", "brown")
 SOLIDS = ("cube", "ball", "cylinder", "cone", "capsule", "ring", "pyramid", "box")
-
-
-SHIPPED = Path(__file__).with_name("mllm4d_tiny")
-"""The folder of ``mllm4d-tiny``; its README.md says what it can do and how it was made (``tools/train_tiny.py``)."""
-
-
-class MLLM4DTiny(BaseModel):
-    """``mllm4d-tiny``, the base MLLM that comes with the package: it sees, counts and answers, and knows no 4-D yet.
-
-    Args:
-        settings: As in ``BaseModel``.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(str(SHIPPED), **settings)
 
 
 class TinyQwen3VL(BaseModel):
@@ -209,8 +193,15 @@ def build_processor(tokenizer: Any, temporal_patch: int = 8) -> Any:
     )
 
 
-def build_model(tokenizer: Any, seed: int = 0, temporal_patch: int = 8) -> Any:
-    """A Qwen3-VL of 2.4 M parameters with random weights, float32."""
+def build_model(tokenizer: Any, seed: int = 0, temporal_patch: int = 8, rope_theta: float = 100.0) -> Any:
+    """A Qwen3-VL of 2.4 M parameters with random weights, float32.
+
+    Args:
+        tokenizer: Its tokenizer.
+        seed: Of the weights.
+        temporal_patch: Frames that the vision tower takes together.
+        rope_theta: Base of the language model's rotary angles; a larger one lets it look farther back.
+    """
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     ids = tokenizer.convert_tokens_to_ids
@@ -225,7 +216,7 @@ def build_model(tokenizer: Any, seed: int = 0, temporal_patch: int = 8) -> Any:
             "head_dim": 32,
             "max_position_embeddings": 4096,
             "initializer_range": 0.08,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [6, 5, 5]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta, "mrope_section": [6, 5, 5]},
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "bos_token_id": None,
