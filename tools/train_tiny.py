@@ -1,4 +1,4 @@
-"""Train a tiny base MLLM for ``configs/quickstart.yaml``, from random weights. None is shipped yet.
+"""Train ``mllm4d-tiny``, the base MLLM of ``configs/quickstart.yaml``, from random weights.
 
 It learns what a general MLLM knows and 4-D does not need: to name, locate and count coloured solids in single frames
 and short clips, to read and copy options, to answer by letter and by text. It is never asked one of the seven
@@ -7,7 +7,8 @@ relations. Interrupted, the same command goes on.
     python -m tools.train_tiny --out runs/tiny
     python -m tools.train_tiny --out runs/tiny --device cuda --steps 8000
 
-``OUT/model`` is then the folder of the model, ``OUT/log.jsonl`` says how it learned.
+``OUT/model`` is then the folder of the model, ``OUT/log.jsonl`` says how it learned. The one that comes with the package
+(``mllm4d/models/mllm4d_tiny``) is what the first command made.
 """
 
 from __future__ import annotations

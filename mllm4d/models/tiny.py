@@ -1,7 +1,8 @@
 """A tiny Qwen3-VL, an ordinary Hugging Face folder, to try things without a download.
 
 Model class, processor and tokenizer are the real ones; only the sizes are small (2.4 M parameters). Its tokenizer is
-trained on the wordings of our own questions. Its weights are random.
+trained on the wordings of our own questions. One comes with the package, pretrained on what a general MLLM knows and
+4-D does not need; others are made with random weights.
 """
 
 from __future__ import annotations
@@ -53,6 +54,25 @@ CHAT_TEMPLATE = """\
 
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "cyan", "pink", "white", "black", "grey", "brown")
 SOLIDS = ("cube", "ball", "cylinder", "cone", "capsule", "ring", "pyramid", "box")
+
+
+PRETRAINED = Path(__file__).with_name("mllm4d_tiny")
+"""The model folder that comes with the package; its README.md is the model card."""
+
+
+class PretrainedTiny(BaseModel):
+    """The tiny base MLLM that comes with the package, for eight frames of 64x64 pixels.
+
+    It names, locates and counts coloured solids and answers by option text and letter. It was never asked one of the
+    seven relations.
+
+    Args:
+        path: Its folder.
+        settings: As in ``BaseModel``.
+    """
+
+    def __init__(self, path: str = str(PRETRAINED), **settings: Any) -> None:
+        super().__init__(path, **settings)
 
 
 class TinyQwen3VL(BaseModel):

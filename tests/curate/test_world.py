@@ -14,7 +14,7 @@ from torch.nn.functional import max_pool2d
 from mllm4d.curate.depth import SGBM
 from mllm4d.curate.sources.world import World, _seen
 from mllm4d.curate.sources.world_layout import SHAPES, Layout, Lens, draw_layout
-from mllm4d.curate.sources.world_motion import progress
+from mllm4d.curate.sources.world_motion import CAMERA_MOTIONS, Lengths, progress
 from mllm4d.curate.sources.world_shapes import surface_points, unit_mesh
 from mllm4d.geometry.camera import project, unproject
 from mllm4d.geometry.pose import center, invert, transform
@@ -56,6 +56,10 @@ def test_keys_and_what_they_load():
         ("field_of_view", 5.0),
         ("objects", (3, 2)),
         ("objects", (1, 9)),
+        ("object_length", (2.0, 1.0)),
+        ("camera_length", (0.0, 1.0)),
+        ("camera_length", (1.0, 9.0)),
+        ("still_camera", 1.5),
         ("noise", -1.0),
         ("seed", -1),
     ],
@@ -296,6 +300,25 @@ def test_all_motions_and_words_occur_about_equally_often(layouts):
     for counts in words.values():
         assert len(counts) == 4
         assert min(counts.values()) > 0.17 * counts.total()
+
+
+def test_lengths_of_paths_and_still_cameras_are_those_asked_for():
+    world = World(
+        width=64, height=64, frames=3, objects=(2, 2), object_length=(2, 3), camera_length=(1, 1.5), still_camera=0.5
+    )
+    told = [world.load(key).provenance for key in world.keys(60)]
+    went = [entry for story in told for entry in story["objects"] if "length" in entry]
+    assert len(went) > 60
+    assert all(2 <= entry["length"] <= 3 for entry in went)
+    assert all(1 <= story["camera"]["length"] <= 1.5 for story in told if "length" in story["camera"])
+    # Of 60 with p = 0.5, four standard deviations are 15.5.
+    assert 15 <= sum(story["camera"]["motion"] == "still" for story in told) <= 45
+
+
+def test_shares_of_camera_motions_by_hand():
+    assert Lengths().camera_motions() == pytest.approx(CAMERA_MOTIONS)
+    shares = Lengths(still=0.58).camera_motions()
+    assert shares == pytest.approx({"still": 0.58, "pans": 0.03, "straight": 0.18, "orbits": 0.11, "turns": 0.1})
 
 
 def test_names_say_nothing_about_motion(layouts):

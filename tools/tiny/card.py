@@ -12,7 +12,7 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---
-# A tiny base MLLM
+# mllm4d-tiny
 
 A Qwen3-VL of 2.4 M parameters for eight frames of 64 x 64 pixels, to try MLLM-4D's whole way (SFT, cold start, RFT,
 scoring) on two CPU cores without a download. It is a base model: it was never asked about motion, distance or direction
@@ -49,9 +49,9 @@ read by the model's own head; "nothing" is about cells without a solid, the othe
 
 ## Use
 ```python
-from mllm4d.models.base import BaseModel
+from mllm4d.models.tiny import PretrainedTiny
 
-model, processor = BaseModel("FOLDER").load()
+model, processor = PretrainedTiny().load()
 ```
 """
 

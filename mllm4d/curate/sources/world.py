@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mllm4d.curate.sources.base import Source
 from mllm4d.curate.sources.world_layout import COLOURS, SUBSTEPS, Layout, Lens, Solid, draw_layout
-from mllm4d.curate.sources.world_motion import Array
+from mllm4d.curate.sources.world_motion import Array, Lengths
 from mllm4d.curate.sources.world_rays import Rays
 from mllm4d.curate.sources.world_render import Stage, View
 from mllm4d.curate.sources.world_shapes import centroid_height, placed, surface_points, unit_mesh
@@ -36,7 +36,7 @@ class World(Source):
 
     Coloured cubes, balls, cylinders and cones stand, travel straight, stop, start or turn in a yard with textured
     ground, walls and grey props. The camera stands, pans, travels straight, orbits or follows a bend, 1.2-2 m over
-    the ground. Directions are uniform, lengths of paths log-uniform: 0.3-6 m for objects, 0.2-5 m for the camera.
+    the ground. Directions are uniform, lengths of paths log-uniform.
     Names say nothing about motions. Objects are inside the image for at least four fifths of the frames.
 
     Tracks hold the solid's centre of mass, exactly (sigma 0), and points spread over its whole surface, for the frames
@@ -51,6 +51,9 @@ class World(Source):
         baseline: Distance of the two cameras, metres.
         field_of_view: Across the image, degrees.
         objects: Least and greatest number of named objects in a clip.
+        object_length: Least and greatest length of an object's path over the clip, metres.
+        camera_length: Least and greatest length of the camera's path over the clip, metres.
+        still_camera: Share of the clips in which the camera stands.
         noise: Standard deviation of the noise in the images, grey levels.
         seed: Of the whole world.
         truth: Hand over exact depth, poses, masks and tracks, and no right view. Otherwise the world is what a stereo
@@ -64,6 +67,9 @@ class World(Source):
     baseline: float = 0.25
     field_of_view: float = 60.0
     objects: tuple[int, int] = (2, 4)
+    object_length: tuple[float, float] = Lengths.object
+    camera_length: tuple[float, float] = Lengths.camera
+    still_camera: float = Lengths.still
     noise: float = 1.0
     seed: int = 0
     truth: bool = True
@@ -81,6 +87,10 @@ class World(Source):
         check("field_of_view", 40 <= self.field_of_view <= 110, "in degrees, from 40 to 110")
         good = len(self.objects) == 2 and 1 <= self.objects[0] <= self.objects[1] <= len(COLOURS)
         check("objects", good, f"(least, greatest) number, from 1 to {len(COLOURS)}")
+        for key in ("object_length", "camera_length"):
+            length = getattr(self, key)
+            check(key, len(length) == 2 and 0 < length[0] <= length[1] <= 8, "(least, greatest) metres, up to 8")
+        check("still_camera", 0 <= self.still_camera <= 1, "a share from 0 to 1")
         check("noise", 0 <= self.noise < float("inf"), "a standard deviation in grey levels, not negative")
         check("seed", self.seed >= 0, "not negative")
 
@@ -128,7 +138,8 @@ class World(Source):
         intrinsics = self._intrinsics()
         focal = float(intrinsics[0, 0])
         lens = Lens(self.width / 2 / focal, self.height / 2 / focal, focal)
-        layout = draw_layout(np.random.default_rng(place), self.frames, self.objects, lens)
+        lengths = Lengths(self.object_length, self.camera_length, self.still_camera)
+        layout = draw_layout(np.random.default_rng(place), self.frames, self.objects, lens, lengths)
         stage = Stage(layout, np.random.default_rng(paint))
         rays = Rays.of(intrinsics, self.height, self.width)
         left = self._views(stage, rays, 0.0, np.random.default_rng(grain_left))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm4d.curate.sources.world_motion import Array, Motion, Rig, draw_object_motion, draw_rig
+from mllm4d.curate.sources.world_motion import Array, Lengths, Motion, Rig, draw_object_motion, draw_rig
 from mllm4d.schema import InputError
 
 COLOURS = {
@@ -92,7 +92,9 @@ class Lens:
     focal: float
 
 
-def draw_layout(rng: np.random.Generator, frames: int, objects: tuple[int, int], lens: Lens) -> Layout:
+def draw_layout(
+    rng: np.random.Generator, frames: int, objects: tuple[int, int], lens: Lens, lengths: Lengths | None = None
+) -> Layout:
     """Draw a clip. Motions are drawn first and then given a place, so that hardly any motion is refused.
 
     Args:
@@ -100,21 +102,23 @@ def draw_layout(rng: np.random.Generator, frames: int, objects: tuple[int, int],
         frames: T; positions have S = (T - 1) * SUBSTEPS + 1 steps.
         objects: Least and greatest number of named objects.
         lens: The camera's.
+        lengths: How far things go; None takes the defaults.
 
     Raises:
         InputError: No place was found for the objects in many trials.
     """
+    lengths = lengths or Lengths()
     steps = (frames - 1) * SUBSTEPS + 1
     count = int(rng.integers(objects[0], objects[1] + 1))
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:count]]
     shapes = [SHAPES[i] for i in rng.integers(len(SHAPES), size=count)]
     for _ in range(100):
-        rig = draw_rig(rng, steps)
+        rig = draw_rig(rng, steps, lengths)
         # Room behind for a camera that backs away.
         yard = np.array([[-rng.uniform(9, 14), -rng.uniform(7, 9)], [rng.uniform(9, 14), rng.uniform(13, 19)]])
         solids: list[Solid] = []
         for colour, shape in zip(colours, shapes, strict=True):
-            solid = _place_object(rng, f"{colour} {shape}", rig, yard, solids, lens)
+            solid = _place_object(rng, f"{colour} {shape}", rig, yard, solids, lens, lengths)
             if solid is None:
                 break
             solids.append(solid)
@@ -126,14 +130,14 @@ def draw_layout(rng: np.random.Generator, frames: int, objects: tuple[int, int],
 
 
 def _place_object(
-    rng: np.random.Generator, name: str, rig: Rig, yard: Array, others: list[Solid], lens: Lens
+    rng: np.random.Generator, name: str, rig: Rig, yard: Array, others: list[Solid], lens: Lens, lengths: Lengths
 ) -> Solid | None:
     colour, shape = name.split()
     edge = rng.uniform(0.9, 1.4)
     stretch = {"cube": (0.85, 0.85, 0.85), "ball": (1, 1, 1), "cylinder": (0.85, 1.15, 0.85), "cone": (1, 1.35, 1)}
     size, paint = edge * np.array(stretch[shape]), np.array(COLOURS[colour], dtype=float)
     for _ in range(20):
-        motion, yaw = draw_object_motion(rng, len(rig.yaw)), rng.uniform(0, 2 * np.pi)
+        motion, yaw = draw_object_motion(rng, len(rig.yaw), lengths), rng.uniform(0, 2 * np.pi)
         solid = Solid(name, shape, paint, size, motion, motion.offsets, yaw + motion.turn)
         places = _candidates(rng, rig, motion, solid, lens)
         good = _in_view(places, rig, solid, lens) & _apart(places, rig, yard, solid, others)

@@ -20,11 +20,25 @@ CAMERA_MOTIONS = {"still": 0.16, "pans": 0.06, "straight": 0.36, "orbits": 0.22,
 """Share of each kind of camera motion: panning only rotates, orbiting keeps looking at one place, turning follows a
 bend with the eyes ahead."""
 
-OBJECT_LENGTH = (0.3, 6.0)
-"""Length of an object's path over the clip, metres, log-uniform."""
 
-CAMERA_LENGTH = (0.2, 5.0)
-"""Length of the camera's path over the clip, metres, log-uniform."""
+@dataclass(frozen=True)
+class Lengths:
+    """How far things go over a clip.
+
+    Attributes:
+        object: Least and greatest length of an object's path, metres, log-uniform.
+        camera: Least and greatest length of the camera's path, metres, log-uniform.
+        still: Share of the clips in which the camera stands; the other kinds share the rest as ``CAMERA_MOTIONS`` says.
+    """
+
+    object: tuple[float, float] = (0.3, 6.0)
+    camera: tuple[float, float] = (0.2, 5.0)
+    still: float = CAMERA_MOTIONS["still"]
+
+    def camera_motions(self) -> dict[str, float]:
+        """Share of each kind of camera motion."""
+        rest = (1 - self.still) / (1 - CAMERA_MOTIONS["still"])
+        return {kind: self.still if kind == "still" else rest * share for kind, share in CAMERA_MOTIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -106,31 +120,33 @@ class Rig:
         return poses
 
 
-def draw_object_motion(rng: np.random.Generator, steps: int) -> Motion:
+def draw_object_motion(rng: np.random.Generator, steps: int, lengths: Lengths) -> Motion:
     """Draw how one object moves, every direction equally likely.
 
     Args:
         rng: Source of the choice.
         steps: S, equally spaced in time from the clip's first to its last frame.
+        lengths: How far it may go.
     """
     kind = _pick(rng, OBJECT_MOTIONS)
     speed = kind if kind in ("stops", "starts") else _pick(rng, {"constant": 0.5, "accelerates": 0.25, "slows": 0.25})
     angle = _sign(rng) * np.radians(rng.uniform(60, 150)) if kind == "turns" else 0.0
-    length = _log_uniform(rng, OBJECT_LENGTH) if kind != "still" else 0.0
+    length = _log_uniform(rng, lengths.object) if kind != "still" else 0.0
     return _motion(rng, kind, speed, length, angle, bend=rng.random() < 0.5, steps=steps)
 
 
-def draw_rig(rng: np.random.Generator, steps: int) -> Rig:
+def draw_rig(rng: np.random.Generator, steps: int, lengths: Lengths) -> Rig:
     """Draw how the camera moves and where it looks, every direction of its path equally likely.
 
     Args:
         rng: Source of the choice.
         steps: S, as in ``draw_object_motion``.
+        lengths: How far it may go, and how often it stands.
     """
-    kind = _pick(rng, CAMERA_MOTIONS)
+    kind = _pick(rng, lengths.camera_motions())
     speed = _pick(rng, {"constant": 0.4, "accelerates": 0.15, "slows": 0.15, "stops": 0.15, "starts": 0.15})
     angle = _sign(rng) * np.radians(rng.uniform(10, 45)) if kind in ("turns", "pans") else 0.0
-    length = _log_uniform(rng, CAMERA_LENGTH) if kind not in ("still", "pans") else 0.0
+    length = _log_uniform(rng, lengths.camera) if kind not in ("still", "pans") else 0.0
     motion = _motion(rng, kind, speed, length, angle, bend=False, steps=steps)
     focus = np.array([0.0, rng.uniform(6, 11)])
     yaw = motion.turn

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from mllm4d.curate.filters.path import PathChecks
 from mllm4d.curate.sources.rig import read_poses
-from mllm4d.curate.sources.world_motion import draw_rig
+from mllm4d.curate.sources.world_motion import Lengths, draw_rig
 from mllm4d.geometry.pose import invert, rebase
 from mllm4d.schema import Camera, Clip, InputError
 
@@ -65,7 +65,7 @@ def test_paths_of_the_world_pass():
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(300):
-        rig = draw_rig(rng, 16)
+        rig = draw_rig(rng, 16, Lengths())
         kinds.add((rig.motion.kind, rig.motion.speed if rig.motion.length else None))
         check(rebase(invert(torch.from_numpy(rig.camera_to_stage()))), fps=8.0)
     assert len(kinds) > 12  # still, panning, and the others at each kind of speed
