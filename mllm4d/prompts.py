@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -236,6 +237,24 @@ def text_and_letter(question: Question) -> Dialogue:
     """Ask for the letter; the target is the option's text and then its letter, which small models bind sooner."""
     prompt = with_options(question.question, dict(question.options), LETTER_INSTRUCTION)
     return Dialogue(prompt, f" {question.options[question.answer]}<answer>{question.answer}</answer>")
+
+
+def open_answer(question: Question) -> Dialogue:
+    """Ask without options; the target is the right option's text. Small models learn so what is to be seen."""
+    return Dialogue(question.question, f" {question.options[question.answer]}")
+
+
+OPEN_SHARE = 0.4
+"""Share of the questions that ``open_or_choice`` asks without options."""
+
+
+def open_or_choice(question: Question) -> Dialogue:
+    """Ask some questions without options (``open_answer``) and the others with (``text_and_letter``).
+
+    Which ones follows from the question's id alone.
+    """
+    drawn = int.from_bytes(hashlib.sha256(question.id.encode()).digest()[:4], "big") / 2**32
+    return open_answer(question) if drawn < OPEN_SHARE else text_and_letter(question)
 
 
 def reasoned(question: Question) -> Dialogue:

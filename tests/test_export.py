@@ -261,7 +261,7 @@ def test_the_verbs_from_fit_to_export(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mllm4d"])
     config, run = ROOT / "configs/quickstart.yaml", tmp_path / "runs/quickstart"
     settings = ["--model.base.path", root / "tiny", "--data.shards", root / "shards", "--data.curation", "null"]
-    options = ["--data.workers", "0", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    options = ["--data.workers", "0", "--trainer.max_epochs", "1", "--trainer.devices", "1"]
     mllm4d("fit", "-c", config, *settings, *options)
     checkpoint = run / "checkpoints/last.ckpt"
     # By the run's own configuration: nothing need be repeated.

@@ -6,7 +6,7 @@ import pytest
 
 from mllm4d import prompts
 from mllm4d.answers import read_option
-from mllm4d.schema import TASKS
+from mllm4d.schema import TASKS, Question
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,15 @@ def test_wordings():
         assert re.search(r"look|axes|view|Seen from", wording)
     for wording in prompts.WORDINGS["object_camera_relative_direction"]:
         assert re.search(r"[Ss]een|view|camera's axes|where it looks|camera sees", wording)
+
+
+def test_some_questions_are_asked_openly_and_always_the_same_ones():
+    options = {"A": "left", "B": "right"}
+    rest = ("Which way?", options, "B", "right", None, (0, 1), None, {}, None)
+    asked = [Question(f"clip-{k:04d}/1", "camera_relative_direction", *rest) for k in range(2000)]
+    opened = [q for q in asked if prompts.open_or_choice(q) == prompts.open_answer(q)]
+    # Of 2,000 with p = 0.4, four standard deviations are 88.
+    assert abs(len(opened) - 800) < 88
+    for q in asked:
+        assert prompts.open_or_choice(q) == (prompts.open_answer(q) if q in opened else prompts.text_and_letter(q))
+    assert prompts.open_answer(asked[0]) == ("Which way?", " right")

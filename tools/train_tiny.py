@@ -7,8 +7,8 @@ relations. Interrupted, the same command goes on.
     python -m tools.train_tiny --out runs/tiny
     python -m tools.train_tiny --out runs/tiny --device cuda --steps 8000
 
-``OUT/model`` is then the folder of the model, ``OUT/log.jsonl`` says how it learned. The one that comes with the package
-(``mllm4d/models/mllm4d_tiny``) is what the first command made.
+``OUT/model`` is then the folder of the model, ``OUT/log.jsonl`` says how it learned. The one that comes with the
+package (``mllm4d/models/mllm4d_tiny``) is what the first command made.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class ClipDataModule(LightningDataModule):
         max_skipped: Share of an epoch's questions that may be left out because they or their shards cannot be used;
             each is named. 0 stops at the first.
         collate: From encoded records to a training batch; None takes that of the preprocessing.
+        first_styles: How questions are put in the first epochs of training, one style an epoch; then ``style`` holds, as
+            it does in evaluation.
         together: A clip's questions come in one training step where they fit. It is for packed rows that share what
             stands before the questions: ``batch_tokens`` counts that once then, and no padding.
     """
@@ -70,6 +72,7 @@ class ClipDataModule(LightningDataModule):
         max_skipped: float = 0.0,
         collate: Callable[[Sequence[Any]], Any] | None = None,
         together: bool = False,
+        first_styles: Sequence[Style] = (),
     ) -> None:
         super().__init__()
         self.sets = (ShardSet(shards),) if isinstance(shards, str) else tuple(shards)
@@ -81,7 +84,10 @@ class ClipDataModule(LightningDataModule):
             raise InputError(f"data.max_skipped: {max_skipped} is no share; expected at least 0 and less than 1")
         self.folder, self.curation, self.workers, self.window = Path(self.sets[0].path), curation, workers, window
         self.batch_size, self.eval_batch_size, self.batch_tokens = batch_size, eval_batch_size, batch_tokens
-        self.style, self.seed, self.inputs, self.collate = style, seed, inputs, collate
+        if first_styles and batch_tokens is not None:
+            raise InputError("data.first_styles: goes with 'batch_size'; 'batch_tokens' measures one style")
+        self.styles = (*first_styles, style)
+        self.seed, self.inputs, self.collate = seed, inputs, collate
         self.together = together
         self.splits = (train_split,) if isinstance(train_split, str) else tuple(train_split)
         self.cache, self.retries, self.storage, self.max_skipped = cache, retries, storage, max_skipped
@@ -218,7 +224,7 @@ class ClipDataModule(LightningDataModule):
             sources,
             plan,
             inputs,
-            self.style,
+            self.styles if training else self.styles[-1:],
             self.workers,
             generation=not training,
             epoch=trainer.current_epoch if training and trainer else 0,
@@ -240,7 +246,7 @@ class ClipDataModule(LightningDataModule):
         known = set() if self._lengths is None else set(self._lengths.clip)
         if self._lengths is None or any(size and size not in known for _, s in places for size in s.sizes or ()):
             # Measured once: the last digit of a sum may differ from machine to machine, and the plans with it.
-            lengths = measure_lengths(places, inputs, self.style) if not self._rank() else None
+            lengths = measure_lengths(places, inputs, self.styles[-1]) if not self._rank() else None
             self._lengths = self.trainer.strategy.broadcast(lengths) if self.trainer else lengths
         assert self._lengths is not None
         lengths = self._lengths

@@ -112,7 +112,7 @@ class ClipLoader:
         sources: The parts of the plan.
         plan: From the epoch's number to this rank's plan.
         inputs: The preprocessing.
-        style: How questions are put.
+        styles: How questions are put, in each of the first epochs; the last one holds from then on.
         workers: Processes that decode and encode; 0 works in this one. The order of batches does not depend on it.
         generation: Whether batches also carry prompts without answers.
         epoch: The first to be read.
@@ -127,7 +127,7 @@ class ClipLoader:
         sources: Sequence[Source],
         plan: Callable[[int], Plan],
         inputs: Inputs,
-        style: Style,
+        styles: Sequence[Style],
         workers: int,
         generation: bool = False,
         epoch: int = 0,
@@ -135,7 +135,7 @@ class ClipLoader:
         max_skipped: float = 0.0,
         collate: Callable[[Sequence[Any]], Any] | None = None,
     ) -> None:
-        self.sources, self.plan, self.inputs, self.style = sources, plan, inputs, style
+        self.sources, self.plan, self.inputs, self.styles = sources, plan, inputs, styles
         self.workers, self.generation, self.max_skipped = workers, generation, max_skipped
         self._position, self._collate_rows = position, collate
         self.epoch, self._planned = epoch, epoch
@@ -151,7 +151,8 @@ class ClipLoader:
         plan = self.plan(epoch)
         batches = plan.batches[done:]
         slots = Slots(self.workers)
-        dataset = _ClipDataset(self.sources, plan, batches, self.inputs, self.style, slots)
+        style = self.styles[min(epoch, len(self.styles) - 1)]
+        dataset = _ClipDataset(self.sources, plan, batches, self.inputs, style, slots)
         ahead = AHEAD if self.workers else None
         loader: DataLoader = DataLoader(
             dataset, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, prefetch_factor=ahead

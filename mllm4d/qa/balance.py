@@ -10,8 +10,8 @@ balance.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from random import Random
 
 from mllm4d import prompts
@@ -40,11 +40,13 @@ class LeakFree(OptionMaker):
         task_factor: No task may have more questions than this many times the median task; None takes all there are.
         enough: Groups share the exact time between their anchors. Where those make up less than this share of what the
             cap per clip allows, others that share it about, or not at all, are added.
+        most: Task to the greatest number of its questions in a split; tasks that are not named have no such limit.
     """
 
     bin_factor: float | None = BIN_FACTOR
     task_factor: float | None = TASK_FACTOR
     enough: float = ENOUGH
+    most: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("bin_factor", "task_factor"):
@@ -53,10 +55,13 @@ class LeakFree(OptionMaker):
                 raise InputError(f"LeakFree: {key} must be greater than 0, or null for no limit, not {value}")
         if not 0 <= self.enough <= 1:
             raise InputError(f"LeakFree: enough must be a share from 0 to 1, not {self.enough}")
+        for task, count in self.most.items():
+            if task not in TASKS or count < 0:
+                raise InputError(f"LeakFree: most must give numbers to tasks ({', '.join(TASKS)}), not {task}: {count}")
 
     def __call__(self, found: Iterable[Candidate], per_clip: int, ratio: float, seed: int) -> Balanced:
         """See ``balance``."""
-        return balance(found, per_clip, ratio, seed, self.bin_factor, self.task_factor, self.enough)
+        return balance(found, per_clip, ratio, seed, self.bin_factor, self.task_factor, self.enough, self.most)
 
 
 def balance(
@@ -67,6 +72,7 @@ def balance(
     bin_factor: float | None = BIN_FACTOR,
     task_factor: float | None = TASK_FACTOR,
     enough: float = ENOUGH,
+    most: Mapping[str, int] | None = None,
 ) -> Balanced:
     """Make the questions of one split.
 
@@ -78,6 +84,7 @@ def balance(
         bin_factor: As in ``LeakFree``; a bin may always hold one group.
         task_factor: As in ``LeakFree``; a task may always hold what one clip may.
         enough: As in ``LeakFree``.
+        most: As in ``LeakFree``; whole groups are left out, but a limit above 0 leaves one.
 
     Returns:
         The questions.
@@ -101,7 +108,8 @@ def balance(
     rows: list[tuple[Question, int]] = []
     for task, groups in chosen.items():
         size = len(groups[0]) if groups else 1
-        kept_groups = groups if cap >= size * len(groups) else groups[: max(1, int(cap // size))]
+        room = min(cap, (most or {}).get(task, cap))
+        kept_groups = groups if room >= size * len(groups) else groups[: max(int(room > 0), int(room // size))]
         dropped[f"{task}: task full"] += size * (len(groups) - len(kept_groups))
         for fold in (0, 1):
             choices = [choice for group in kept_groups[fold::2] for choice in group]

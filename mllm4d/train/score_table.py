@@ -54,7 +54,9 @@ class ScoreTable(Callback):
         checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(
             trainer.checkpoint_callback, "best_model_path", ""
         )
-        print(f"\nTensorBoard: tensorboard --logdir {trainer.log_dir}")
+        # Not ``trainer.log_dir``, which all ranks would have to ask for together.
+        logs = getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
+        print(f"\nTensorBoard: tensorboard --logdir {logs}")
         print(f"checkpoint:  {os.path.relpath(checkpoint) if checkpoint else 'none was written'}")
 
 

@@ -60,6 +60,7 @@ def test_keys_and_what_they_load():
         ("camera_length", (0.0, 1.0)),
         ("camera_length", (1.0, 9.0)),
         ("still_camera", 1.5),
+        ("farthest", 4.0),
         ("noise", -1.0),
         ("seed", -1),
     ],

@@ -61,6 +61,31 @@ def test_epochs_differ_and_seeds_repeat(shards, inputs):
     same(first, list(module(shards, inputs).train_dataloader()))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_epoch_has_its_style_and_evaluation_the_last(shards, inputs, workers):
+    styles = [prompts.open_answer, prompts.text_and_letter]
+    data = module(shards, inputs, first_styles=styles[:1], style=styles[1], workers=workers)
+    loader = data.train_dataloader()
+
+    def styled(batches, style):
+        for batch in batches:
+            for row, labels, question in zip(
+                batch.inputs.tokens["input_ids"], batch.inputs.labels, batch.questions, strict=True
+            ):
+                dialogue = style(question)
+                assert dialogue.prompt in inputs.tokenizer.decode(row)
+                assert inputs.tokenizer.decode(labels[labels >= 0]) == f"{dialogue.target}<|im_end|>"
+
+    for style in [*styles, styles[-1]]:
+        styled(list(loader), style)
+    styled(list(data.test_dataloader()), styles[-1])
+
+
+def test_several_styles_have_no_one_length(shards, inputs):
+    with pytest.raises(InputError, match="'batch_tokens' measures one style"):
+        module(shards, inputs, first_styles=[prompts.open_answer], batch_tokens=8000)
+
+
 def test_a_clip_is_decoded_once_for_all_its_questions(shards, inputs, monkeypatch):
     from mllm4d.data import encoding
 

@@ -135,6 +135,21 @@ def test_no_distance_and_no_task_fills_the_data_set(found):
         LeakFree(bin_factor=0)
 
 
+def test_a_task_may_have_a_limit_of_its_own(found):
+    free = LeakFree()(found, 6, 1.5, 0)
+    most = {"camera_absolute_distance": 18, "camera_relative_direction": 0, "object_relative_direction": 10**6}
+    made = LeakFree(most=most)(found, 6, 1.5, 0)
+    before, after = (Counter(q.task for q in balanced.questions) for balanced in (free, made))
+    # Groups of four stay whole, and with them the balance.
+    del before["camera_relative_direction"]
+    assert after == {**before, "camera_absolute_distance": 16}
+    letters = Counter(q.answer for q in made.questions if q.task == "camera_absolute_distance")
+    assert set(letters.values()) == {4}
+    for bad in ({"colour": 3}, {"camera_relative_direction": -1}):
+        with pytest.raises(InputError, match="LeakFree: most must give numbers to tasks"):
+            LeakFree(most=bad)
+
+
 def test_the_default_caps_cost_little(found):
     # Measured: 7,970 of 8,603 questions are left, and 943 of 979 on 60 clips of the synthetic world.
     assert len(balance(found, 6, 1.5, 0).questions) > 0.9 * len(balance(found, 6, 1.5, 0, None, None).questions)

@@ -54,6 +54,8 @@ class World(Source):
         object_length: Least and greatest length of an object's path over the clip, metres.
         camera_length: Least and greatest length of the camera's path over the clip, metres.
         still_camera: Share of the clips in which the camera stands.
+        farthest: Greatest distance from the camera at which an object is given its place, at some time of the clip,
+            metres.
         noise: Standard deviation of the noise in the images, grey levels.
         seed: Of the whole world.
         truth: Hand over exact depth, poses, masks and tracks, and no right view. Otherwise the world is what a stereo
@@ -70,6 +72,7 @@ class World(Source):
     object_length: tuple[float, float] = Lengths.object
     camera_length: tuple[float, float] = Lengths.camera
     still_camera: float = Lengths.still
+    farthest: float = Lengths.farthest
     noise: float = 1.0
     seed: int = 0
     truth: bool = True
@@ -91,6 +94,7 @@ class World(Source):
             length = getattr(self, key)
             check(key, len(length) == 2 and 0 < length[0] <= length[1] <= 8, "(least, greatest) metres, up to 8")
         check("still_camera", 0 <= self.still_camera <= 1, "a share from 0 to 1")
+        check("farthest", 5 <= self.farthest < float("inf"), "at least 5 metres")
         check("noise", 0 <= self.noise < float("inf"), "a standard deviation in grey levels, not negative")
         check("seed", self.seed >= 0, "not negative")
 
@@ -138,7 +142,7 @@ class World(Source):
         intrinsics = self._intrinsics()
         focal = float(intrinsics[0, 0])
         lens = Lens(self.width / 2 / focal, self.height / 2 / focal, focal)
-        lengths = Lengths(self.object_length, self.camera_length, self.still_camera)
+        lengths = Lengths(self.object_length, self.camera_length, self.still_camera, self.farthest)
         layout = draw_layout(np.random.default_rng(place), self.frames, self.objects, lens, lengths)
         stage = Stage(layout, np.random.default_rng(paint))
         rays = Rays.of(intrinsics, self.height, self.width)

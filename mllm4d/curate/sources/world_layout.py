@@ -139,7 +139,7 @@ def _place_object(
     for _ in range(20):
         motion, yaw = draw_object_motion(rng, len(rig.yaw), lengths), rng.uniform(0, 2 * np.pi)
         solid = Solid(name, shape, paint, size, motion, motion.offsets, yaw + motion.turn)
-        places = _candidates(rng, rig, motion, solid, lens)
+        places = _candidates(rng, rig, motion, solid, lens, lengths.farthest)
         good = _in_view(places, rig, solid, lens) & _apart(places, rig, yard, solid, others)
         good &= _unhidden(places, rig, solid, others)
         if good.any():
@@ -147,9 +147,11 @@ def _place_object(
     return None
 
 
-def _candidates(rng: np.random.Generator, rig: Rig, motion: Motion, solid: Solid, lens: Lens) -> Array:
+def _candidates(
+    rng: np.random.Generator, rig: Rig, motion: Motion, solid: Solid, lens: Lens, farthest: float
+) -> Array:
     """Possible paths [K, S, 2]: at some random time, the object is at a random place of the view of that time."""
-    near, far = 2.2 + solid.radius, max(min(15.0, float(solid.size[0]) * lens.focal / 5), 5.0)
+    near, far = 2.2 + solid.radius, max(min(farthest, float(solid.size[0]) * lens.focal / 5), 5.0)
     depth = np.exp(rng.uniform(np.log(near), np.log(far), _CANDIDATES))
     side = depth * lens.half_width * rng.uniform(-0.9, 0.9, _CANDIDATES)
     step = rng.integers(len(rig.yaw), size=_CANDIDATES)

@@ -23,17 +23,19 @@ bend with the eyes ahead."""
 
 @dataclass(frozen=True)
 class Lengths:
-    """How far things go over a clip.
+    """How far things go over a clip, and how far away they are.
 
     Attributes:
         object: Least and greatest length of an object's path, metres, log-uniform.
         camera: Least and greatest length of the camera's path, metres, log-uniform.
         still: Share of the clips in which the camera stands; the other kinds share the rest as ``CAMERA_MOTIONS`` says.
+        farthest: Greatest distance from the camera at which an object is given its place, metres.
     """
 
     object: tuple[float, float] = (0.3, 6.0)
     camera: tuple[float, float] = (0.2, 5.0)
     still: float = CAMERA_MOTIONS["still"]
+    farthest: float = 15.0
 
     def camera_motions(self) -> dict[str, float]:
         """Share of each kind of camera motion."""
