@@ -47,8 +47,8 @@ class ClipDataModule(LightningDataModule):
         max_skipped: Share of an epoch's questions that may be left out because they or their shards cannot be used;
             each is named. 0 stops at the first.
         collate: From encoded records to a training batch; None takes that of the preprocessing.
-        first_styles: How questions are put in the first epochs of training, one style an epoch; then ``style`` holds, as
-            it does in evaluation.
+        first_styles: How questions are put in the first epochs of training, one style an epoch; then, and in
+            evaluation, ``style`` holds.
         together: A clip's questions come in one training step where they fit. It is for packed rows that share what
             stands before the questions: ``batch_tokens`` counts that once then, and no padding.
     """

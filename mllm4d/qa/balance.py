@@ -40,7 +40,8 @@ class LeakFree(OptionMaker):
         task_factor: No task may have more questions than this many times the median task; None takes all there are.
         enough: Groups share the exact time between their anchors. Where those make up less than this share of what the
             cap per clip allows, others that share it about, or not at all, are added.
-        most: Task to the greatest number of its questions in a split; tasks that are not named have no such limit.
+        most: Task to the greatest number of its questions in a split, and again among each kind of its twins; others
+            have no such limit.
     """
 
     bin_factor: float | None = BIN_FACTOR

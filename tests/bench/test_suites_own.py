@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mllm4d.bench.suites.own import MLLM4DBench
+from mllm4d.bench.suites.own import MismatchedVideos, MLLM4DBench
 from mllm4d.schema import TASKS, InputError
 from mllm4d.shards import read_shard, write_index, write_shards
 from tests.data.shard_sets import question, sample, write_set
@@ -44,6 +44,20 @@ def test_a_question_shows_its_own_clip_from_the_shards(shards):
         assert suite.media(asked).video == clips[asked.video]
 
 
+def test_the_control_shows_the_other_clip_and_asks_the_same(shards, tmp_path):
+    suite, control = MLLM4DBench(shards=str(shards)), MismatchedVideos(shards=str(shards))
+    assert control.questions() == suite.questions()
+    first, last = suite.questions()[0], suite.questions()[-1]
+    assert control.media(first) == suite.media(last) != suite.media(first)
+    assert control.media(last) == suite.media(first)
+    lonely = write_set(tmp_path / "lonely", {"test": [2]}, clips_per_shard=1)
+    alone = MismatchedVideos(shards=str(lonely))
+    with pytest.raises(InputError, match="the split 'test' has one clip"):
+        alone.media(alone.questions()[0])
+    with pytest.raises(InputError, match="name the folder of shards"):
+        MismatchedVideos().media(first)
+
+
 def test_answers_by_id_need_the_shards_and_whole_entries_do_not(shards, tmp_path):
     suite = MLLM4DBench(shards=str(shards))
     short = [{"id": q.id, "response": "B"} for q in suite.questions()[:4]]
@@ -72,6 +86,7 @@ def test_means_over_the_papers_six_tasks_and_over_all_seven(tmp_path):
     assert suite.summary(scored)["official"] == {
         "mean_of_six": pytest.approx(1 / 6, abs=1e-6),
         "mean_of_seven": pytest.approx(2 / 7, abs=1e-6),
+        "mean_in_words": 0.25,
     }
     assert "mean_of_six" not in suite.summary(scored[1:])["official"]
 

@@ -7,6 +7,7 @@ seven. Its figure is the mean accuracy of the tasks; ``official`` gives it over 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,13 @@ class MLLM4DBench(Suite):
         return float(self.read_answer(question, text) in question.right)
 
     def official_summary(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        """Mean accuracy over the paper's six tasks and over all seven, where every one of them was asked."""
+        """Mean accuracy over the paper's six tasks, all seven, and those in words, where all of them were asked."""
         tasks = mean_by(scored, lambda question: question.task)
-        means = {"mean_of_six": average(tasks, PAPER_TASKS), "mean_of_seven": average(tasks, TASKS)}
+        means = {
+            "mean_of_six": average(tasks, PAPER_TASKS),
+            "mean_of_seven": average(tasks, TASKS),
+            "mean_in_words": average(tasks, tuple(prompts.LABELS)),
+        }
         return {name: value for name, value in means.items() if value is not None}
 
     def media(self, question: BenchQuestion) -> Media:
@@ -137,6 +142,31 @@ class MLLM4DBench(Suite):
     def released(self) -> bool:
         """Whether the questions themselves are at hand, beside any answer file."""
         return self.shards is not None or super().released
+
+
+class MismatchedVideos(MLLM4DBench):
+    """A control: the questions of our own shards, each shown with the video of another clip.
+
+    Who answers from what is seen is at chance here; who is not has learned something of the questions. Clips are paired
+    half the split apart, so that the same question always meets the same wrong video.
+    """
+
+    title = "MLLM4D-Bench with the videos of other clips"
+
+    def media(self, question: BenchQuestion) -> Media:
+        """The video of the other clip.
+
+        Raises:
+            InputError: There are no shards, or they hold one clip only.
+        """
+        if self.shards is None:
+            raise InputError(f"{self.title}: name the folder of shards (key 'shards')")
+        self.questions()
+        keys = list(self._places)
+        if len(keys) < 2:
+            raise InputError(f"{self.shards}: the split {self.split!r} has one clip; expected another to show instead")
+        other = keys[(keys.index(question.video) + len(keys) // 2) % len(keys)]
+        return super().media(replace(question, video=other))
 
 
 def _record(question: Question, key: str) -> BenchQuestion:

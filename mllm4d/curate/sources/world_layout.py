@@ -147,9 +147,7 @@ def _place_object(
     return None
 
 
-def _candidates(
-    rng: np.random.Generator, rig: Rig, motion: Motion, solid: Solid, lens: Lens, farthest: float
-) -> Array:
+def _candidates(rng: np.random.Generator, rig: Rig, motion: Motion, solid: Solid, lens: Lens, farthest: float) -> Array:
     """Possible paths [K, S, 2]: at some random time, the object is at a random place of the view of that time."""
     near, far = 2.2 + solid.radius, max(min(farthest, float(solid.size[0]) * lens.focal / 5), 5.0)
     depth = np.exp(rng.uniform(np.log(near), np.log(far), _CANDIDATES))
