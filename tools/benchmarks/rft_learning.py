@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def gain(before: Path, after: Path) -> dict[str, Any]:
     old, new = read_run(before, "before"), read_run(after, "after")
     scores = {sample.id: sample.score for sample in new.samples}
     pairs = [(sample.score, scores[sample.id]) for sample in old.samples]
-    found = compare(*zip(*pairs, strict=True), [sample.video for sample in old.samples])  # type: ignore[arg-type]
+    first, second = ([pair[k] for pair in pairs] for k in (0, 1))
+    found = compare(first, second, [sample.video for sample in old.samples])
     return {
         "before": found.score_a,
         "after": found.score_b,
@@ -147,7 +149,8 @@ def main() -> None:
     settings = parser.parse_args()
     before = ask(settings.runs / "before", settings)
     with ThreadPoolExecutor(settings.jobs) as pool:
-        rows = list(pool.map(lambda pair: train(*pair, settings), product(settings.configs, settings.seeds)))
+        configs, seeds = zip(*product(settings.configs, settings.seeds), strict=True)
+        rows = list(pool.map(partial(train, settings=settings), configs, seeds))
     rows = [{**row, **gain(before, Path(row["results"]))} for row in rows]
     show(rows)
     if settings.out:

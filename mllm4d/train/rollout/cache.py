@@ -24,9 +24,10 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         assert layer.keys is not None
         assert layer.values is not None
+        # transformers reads the type here before 5.24, and from the keys since.
+        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
         self.hold(layer.keys, layer.values)
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
