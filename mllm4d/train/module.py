@@ -16,6 +16,7 @@ from transformers import get_cosine_schedule_with_warmup
 from mllm4d.data.stream import QuestionBatch
 from mllm4d.models.base import BaseModel, format_table, trained_table
 from mllm4d.models.inputs import VideoInputs, VideoSettings
+from mllm4d.models.patch_embedding import embed_by_products
 from mllm4d.schema import InputError
 from mllm4d.train.optimizers import format_groups, parameter_groups
 from mllm4d.train.seeds import global_seed
@@ -78,6 +79,7 @@ class MLLMModule(LightningModule):
         torch.manual_seed(self.seed)
         model, processor = self.base.load()
         self.inputs = self.make_inputs(self.base.inputs(model, processor, self.video), model)
+        embed_by_products(model)
         model.train()
         if self.device_mesh is not None:
             shard(model, self.device_mesh, self.trainer.precision)

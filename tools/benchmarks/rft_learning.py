@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-STEPS = 10
+STEPS = 50
 """Steps at the beginning and at the end over which rewards are averaged."""
 
 
