@@ -1,7 +1,7 @@
 """A vision tower's patch embedding as the matrix product that it is.
 
-The processor cuts videos into patches, and Qwen-VL's towers then convolve each patch with a kernel of its own size. As a
-general convolution that takes about three times as long on a CPU as the product of patch and kernel.
+The processor cuts videos into patches, and Qwen-VL's towers then convolve each patch with a kernel of its own size. As
+a general convolution that takes about three times as long on a CPU as the product of patch and kernel.
 """
 
 from __future__ import annotations
