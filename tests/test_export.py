@@ -261,7 +261,9 @@ def test_the_verbs_from_fit_to_export(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mllm4d"])
     config, run = ROOT / "configs/quickstart.yaml", tmp_path / "runs/quickstart"
     settings = ["--model.base.path", root / "tiny", "--data.shards", root / "shards", "--data.curation", "null"]
-    options = ["--data.workers", "0", "--trainer.max_epochs", "1", "--trainer.devices", "1"]
+    options = ["--data.workers", "0", "--trainer.max_epochs", "1"]
+    # In this process: another rank would begin this test run anew, and a port would stay taken.
+    options += ["--trainer.devices", "1", "--trainer.strategy", "auto"]
     mllm4d("fit", "-c", config, *settings, *options)
     checkpoint = run / "checkpoints/last.ckpt"
     # By the run's own configuration: nothing need be repeated.

@@ -79,7 +79,6 @@ class MLLMModule(LightningModule):
         torch.manual_seed(self.seed)
         model, processor = self.base.load()
         self.inputs = self.make_inputs(self.base.inputs(model, processor, self.video), model)
-        embed_by_products(model)
         model.train()
         if self.device_mesh is not None:
             shard(model, self.device_mesh, self.trainer.precision)
@@ -95,7 +94,8 @@ class MLLMModule(LightningModule):
         return inputs
 
     def on_fit_start(self) -> None:
-        """Say once what trains, on the terminal and in TensorBoard."""
+        """Say once what trains, on the terminal and in TensorBoard; patches are embedded by products from here on."""
+        embed_by_products(self.model)
         table = format_table(trained_table(self.model, self.inputs.family))
         groups = format_groups([group for optimizer in self.trainer.optimizers for group in optimizer.param_groups])
         rank_zero_info(f"{table}\n\n{groups}")
