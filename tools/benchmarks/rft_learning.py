@@ -1,8 +1,8 @@
 """What RFT does to a model: the reward of what it samples over the steps, and its accuracy on clips that it never saw.
 
-Each configuration is trained with each seed from the same model for so many minutes, then asked the test split, with the
-likeliest answer. The model itself is asked first. A gain is paired by question; its interval and p-value draw clips as
-wholes. Several runs at a time (``--jobs``) have one thread each and share the cores.
+Each configuration is trained with each seed from the same model for so many minutes, then asked the test split, with
+the likeliest answer. The model itself is asked first. A gain is paired by question; its interval and p-value draw clips
+as wholes. Several runs at a time (``--jobs``) have one thread each and share the cores.
 
     python -m mllm4d fit -c configs/quickstart.yaml
     python -m mllm4d export -c runs/quickstart/logs/config.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt \
